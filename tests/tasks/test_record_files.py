@@ -72,6 +72,7 @@ def test_formats(tmp_path: Path, name: str, records: list[Any], pairs: list[tupl
         write_rows(path, records)
     card, examples = every_example(path)
     assert card.description == f"{layout}, read as {name}"
+    assert card.metric.name == ("exact_match" if name in ("prompt and completion", "input and target") else "rougeL")
     (template,) = TemplateCollection("flan").templates_for(card)
     prompts = [render(example, template) for example in examples]
     assert [(prompt.input, prompt.target) for prompt in prompts] == pairs

@@ -74,7 +74,7 @@ def record_card(record_format: RecordFormat, name: str, source: str, splits: dic
             "fields": {"input": record_format.input},
             "answer": {"text": record_format.target},
             "long_inputs": {"field": "input", "truncate": "middle"},
-            "metric": {"name": "exact_match", "source": "this project"},
+            "metric": {"name": record_format.metric, "source": "this project"},
             "templates": str(COMPLETE_PROMPTS),
             "licence": "unknown",
             "citation": "unknown",

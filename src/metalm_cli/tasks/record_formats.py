@@ -26,6 +26,7 @@ class RecordFormat:
         messages: Column of a list of messages; empty: the records have no turns.
         role: Key of a message's role.
         content: Key of a message's text.
+        metric: Metric of the answers; instructions mostly ask for texts of any wording.
     """
 
     name: str
@@ -36,6 +37,7 @@ class RecordFormat:
     messages: str = ""
     role: str = ""
     content: str = ""
+    metric: str = "exact_match"
 
     @property
     def may_have_turns(self) -> bool:
@@ -87,7 +89,7 @@ def _chat(name: str, column: str, role: str, content: str) -> RecordFormat:
     answer = f'{column} | selectattr("{role}", "in", {ANSWERING_ROLES}) | {texts} | first'
     if name == "ShareGPT":
         question = f"({_SYSTEM}) ~ ({question})"
-    return RecordFormat(name, (column,), question, answer, f"({answer}) | trim", column, role, content)
+    return RecordFormat(name, (column,), question, answer, f"({answer}) | trim", column, role, content, "rougeL")
 
 
 INPUT_TARGET = RecordFormat("input and target", ("input", "target"), "input", "target")
@@ -97,6 +99,7 @@ ALPACA = RecordFormat(
     f"({_SYSTEM}) ~ instruction ~ ({_ALPACA_INPUT})",
     "output",
     "output is not none and output | string | trim",
+    metric="rougeL",
 )
 PROMPT_COMPLETION = RecordFormat(
     "prompt and completion",

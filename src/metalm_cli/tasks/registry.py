@@ -35,7 +35,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def is_hub_id(name: str) -> bool:
-    """Return whether a task name is the hub id of a data set: owner/name, where owner is no folder here."""
+    """Return whether a task name is the hub id of a data set: owner/name, where no folder here is named owner."""
     owner = name.partition("/")[0]
     return HUB_ID.fullmatch(name) is not None and not name.endswith(PATH_SUFFIXES) and not Path(owner).exists()
 

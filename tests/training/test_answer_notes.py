@@ -67,14 +67,12 @@ def test_a_plan_says_that_rows_are_sorted(tmp_path: Path) -> None:
     for name in ("mixed", "ordered"):
         write_task(tmp_path, name, 46, train=36)
     sort_rows(tmp_path, "ordered")
-    lines = [{"input": f"Is {n} even?", "target": ["no", "yes"][n >= 50]} for n in range(100)]
+    lines = [{"input": f"Is {n} even?", "target": ["no", "yes"][n >= 200]} for n in range(400)]
     write_rows(tmp_path / "pairs.jsonl", lines)
     write_rows(tmp_path / "open.jsonl", [{"input": f"Say {n}.", "target": str(n)} for n in range(100)])
     notes = notes_of(open_corpus(tmp_path, "mixed.yaml", "ordered.yaml", "pairs.jsonl", "open.jsonl"))
-    assert len(notes) == 2
+    assert len(notes) == 1, "rows of pairs are chosen by a hash, so that their order does not matter"
     assert notes[0].startswith("ordered: none of the 10 validation examples has the answer 'no' (64% of training)")
-    assert notes[1].startswith("pairs: none of the ")
-    assert "'no' (" in notes[1]
 
 
 def test_tasks_check_says_that_rows_are_sorted(tmp_path: Path, capsys: Any) -> None:
@@ -84,10 +82,10 @@ def test_tasks_check_says_that_rows_are_sorted(tmp_path: Path, capsys: Any) -> N
     sort_rows(tmp_path, "parity")
     assert run(["tasks", "check", str(card)]) == 0
     assert "note: none of the 10 validation examples has the answer 'no' (62% of training)" in capsys.readouterr().out
-    lines = [{"input": f"Is {n} even?", "target": ["no", "yes"][n >= 50]} for n in range(100)]
+    lines = [{"input": f"Is {n} even?", "target": ["no", "yes"][n >= 200]} for n in range(400)]
     pairs = write_rows(tmp_path / "pairs.jsonl", lines)
     assert run(["tasks", "check", str(pairs)]) == 0
-    assert "validation examples has the answer 'no'" in capsys.readouterr().out
+    assert "note:" not in capsys.readouterr().out
 
 
 def test_a_plan_names_options_of_the_same_tokens(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_the_newest_run_is_scored_and_its_results_written(desk, capsys, name) ->
     row = dict(zip(lines[0], lines[1], strict=False))
     assert (row["task"], row["metric"], row["shots"], row["seen"]) == ("odd", "accuracy", "0-shot", "held out")
     assert any("nli" in line[1] for line in lines[2:])
-    assert "runs/mine (the newest finished run)" in err
+    assert "runs/mine (the newest run)" in err
     record = json.loads((desk / "runs/mine/results/in_context-odd-templates-plain-limit-4.json").read_text())
     assert record["complete"]
     assert record["tasks"]["odd"]["settings"][0]["templates"][0]["n"] == 4
@@ -139,7 +139,7 @@ def test_errors_come_before_anything_is_written(desk, capsys, arguments, message
 def test_no_model_is_an_error_with_a_remedy(desk, capsys) -> None:
     shutil.rmtree(desk / "runs")
     assert metalm("eval", "--task", "odd", *OWN) == 2
-    assert "no finished run holds a MetaLM" in capsys.readouterr().err
+    assert "there is no finished run of a model with encoders" in capsys.readouterr().err
 
 
 def test_a_plain_causal_model_is_scored_too(desk, make_decoder, byte_tokenizer) -> None:

@@ -216,7 +216,7 @@ def test_the_newest_run_may_be_an_adapter(
     capsys.readouterr()
     line = ["evaluate", "--cards", "cards", "--task", "parity", "--templates", runs / "words", "--limit", 2]
     assert micro.metalm(*line, "--offline") == 0, capsys.readouterr().err
-    assert "runs/docked-lora (the newest finished run)" in capsys.readouterr().err
+    assert "runs/docked-lora (the newest run of finetuning)" in capsys.readouterr().err
     results = json.loads(next((tmp_path / "runs" / "docked-lora" / "results").glob("*.json")).read_text())
     assert results["model"]["encoders"] == ["text"]
 

@@ -62,6 +62,7 @@ def test_evaluation_prefers_instruction_tuning_and_training_prefers_pretraining(
     assert newest(tmp_path) == instructed
     assert newest(tmp_path, TO_TRAIN, results=("model",)) == pretrained
     (pretrained / "model" / "lineage.json").unlink()
+    assert str(read_run(pretrained)) == f"{pretrained} (the newest run)"
     assert newest(tmp_path, TO_TRAIN, results=("model",)) == tuned
     assert str(newest_run(TO_TRAIN, root=tmp_path, results=("model",), remedy="")) == (
         f"{tuned} (the newest run of finetuning)"

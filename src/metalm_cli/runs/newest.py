@@ -16,7 +16,9 @@ from typing import Any
 from metalm_cli.errors import MetalmError
 from metalm_cli.runs.find import RESULTS, RUNS
 
-TO_EVALUATE = ("instruct", "finetune", "pretrain")
+UNKNOWN = ""
+"""Command of a model without a lineage."""
+TO_EVALUATE = ("instruct", "finetune", "pretrain", UNKNOWN)
 """Kinds of training that evaluation and generation prefer, the first before the others."""
 TO_TRAIN = ("pretrain", "finetune", "instruct")
 """Kinds of training that finetuning and instruction tuning start from, the first before the others."""
@@ -34,7 +36,7 @@ class FinishedRun:
 
     Args:
         path: Folder of the run.
-        command: Command that trained the model, a key of ``KINDS``.
+        command: Command that trained the model, a key of ``KINDS``, or ``UNKNOWN``.
         time: Time when the result was written, in nanoseconds.
     """
 
@@ -43,7 +45,7 @@ class FinishedRun:
     time: int
 
     def __str__(self) -> str:
-        return f"{self.path} (the newest run of {KINDS[self.command]})"
+        return f"{self.path} (the newest run{f' of {KINDS[self.command]}' if self.command else ''})"
 
 
 def newest_run(
@@ -104,11 +106,11 @@ def read_run(path: Path, results: Sequence[str] = RESULTS) -> FinishedRun | None
 def _read_result(path: Path, name: str) -> FinishedRun | None:
     folder = path / name
     lineage, config = _read_object(folder / _LINEAGE), _read_object(folder / _CONFIGS[name])
-    command = lineage.get("command")
+    command = str(lineage.get("command", UNKNOWN))
     has_encoders = config.get("model_type") == "metalm" or bool(config.get("connectors"))
-    if command not in KINDS or not has_encoders:
+    if command not in (*KINDS, UNKNOWN) or not has_encoders:
         return None
-    return FinishedRun(path, str(command), (folder / _LINEAGE).stat().st_mtime_ns)
+    return FinishedRun(path, command, (folder / (_LINEAGE if lineage else _CONFIGS[name])).stat().st_mtime_ns)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class FinetuneRecipe(Section):
     description: str = Field(default="", description="One-line description for metalm recipe list; not inherited.")
     model: ModelConfig = Field(
         default=ModelConfig(),
-        description="The model to finetune; default: the model of the newest pretraining run.",
+        description="The model to finetune; default: that of the newest finished run, of pretraining if there is one.",
     )
     data: TaskDataConfig = Field(description="Tasks, templates and validation examples.")
     train: TaskTrainingConfig = Field(

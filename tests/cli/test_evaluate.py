@@ -41,7 +41,7 @@ def test_the_newest_run_is_scored_and_its_results_written(desk, capsys, name) ->
     row = dict(zip(lines[0], lines[1], strict=False))
     assert (row["task"], row["metric"], row["shots"], row["seen"]) == ("odd", "accuracy", "0-shot", "held out")
     assert any("nli" in line[1] for line in lines[2:])
-    assert "runs/mine (the newest run)" in err
+    assert "runs/mine (the newest run of pretraining)" in err
     record = json.loads((desk / "runs/mine/results/in_context-odd-templates-plain-limit-4.json").read_text())
     assert record["complete"]
     assert record["tasks"]["odd"]["settings"][0]["templates"][0]["n"] == 4

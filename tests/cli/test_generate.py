@@ -68,7 +68,7 @@ def test_the_newest_run_answers_a_text_alone(desk, capsys, monkeypatch) -> None:
     assert metalm("generate", "Who barked?", *SHORT) == 0
     out, err = capsys.readouterr()
     assert out == answer
-    assert "runs/mine (the newest run)" in err
+    assert "runs/mine (the newest run of pretraining)" in err
     for arguments in (["-"], ["runs/mine"], ["runs/mine", "-"], []):
         set_stdin(monkeypatch, "Who barked?\n")
         assert metalm("generate", *arguments, *SHORT) == 0

@@ -15,6 +15,7 @@ def test_a_short_run_has_a_shorter_warm_up() -> None:
     short = resolve("pretrain", "small", ["train.steps=20"])
     assert (short.recipe.train.steps, short.recipe.train.warmup_steps) == (20, 2)
     assert list(map(str, short.dropped)) == ["train.warmup_steps is 2 instead of 30: train.steps is 20 (command line)"]
+    assert short.provenance["train.warmup_steps"] == short.provenance["train.steps"]
     assert resolve("pretrain", "small", ["train.steps=30"]).dropped == ()
     assert resolve("pretrain", "small", ["train.steps=20", "train.warmup_steps=20"]).recipe.train.warmup_steps == 20
     for line in (["train.warmup_steps=100000"], ["train.steps=20", "train.warmup_steps=21"]):

@@ -156,7 +156,7 @@ def _check(root: YamlNode, schema: type[Any]) -> tuple[Any, tuple[LoweredValue, 
 def _provenance(root: YamlNode, recipe: Any, lowered: Sequence[LoweredValue]) -> dict[str, Provenance]:
     leaves = _leaf_paths(recipe.model_dump(exclude={"extends"}), ())
     provenance = {".".join(map(str, parts)): _provenance_of(root, parts) for parts in leaves}
-    return provenance | {value.key: Provenance("recipe", f"to fit {value.by_key}") for value in lowered}
+    return provenance | {value.key: provenance[value.by_key] for value in lowered}
 
 
 def _resolve_stages(recipe_file: RecipeFile, stack: LayerStack, schema: type[Any]) -> ResolvedRecipe:

@@ -69,7 +69,7 @@ def test_a_third_option_is_ranked_among_options_of_the_same_tokens(task_folder: 
 def test_options_that_begin_with_another_option_are_counted(task_folder: TaskFolder, protocol: Any, count: int) -> None:
     rows = [*choice_rows(["no", "no way"], 1, 3), *choice_rows(["no", "no way"], 0, 2), *choice_rows(["yes", "no"], 0)]
     result = scored(task_folder, tiny_language_model("gpt2"), protocol, rows)
-    assert len(result.warnings) == count
+    assert len([note for note in result.warnings if "are among the options" not in note]) == count
     if count:
         assert "5 of 11 examples have options that begin with the tokens of another option" in result.warnings[0]
         assert "such as 'no way' with those of 'no'" in result.warnings[0]

@@ -217,8 +217,8 @@ class Evaluator:
             ]
         else:
             predictions, cut_answers = self._predict(task, prompts, names, on_progress)
-            warnings = self._option_notes(task, predictions, prompts)
-            warnings += generation_notes([prompt.reference for prompt in prompts], self.answer_tokens)
+            warnings = generation_notes([prompt.reference for prompt in prompts], self.answer_tokens)
+            warnings += self._option_notes(task, predictions, prompts)
         if self.settings.normalise:
             warnings += normalisation_notes([prompt.reference for prompt in prompts])
         result = self._score(task, template, shots, prompt_set, predictions, rankings, start_time)

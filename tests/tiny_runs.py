@@ -97,13 +97,13 @@ def reset_accelerator() -> None:
 
 
 def records(run: Path, split: str = "train") -> list[dict[str, Any]]:
-    """Metrics records of a run, without the clock fields."""
+    """Metrics records of a run, without the clock fields; without a split, those of all steps."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     return [
         {key: value for key, value in record.items() if key not in CLOCK_FIELDS}
         for record in records
-        if split in ("", record["split"])
+        if record["split"] == split or (not split and record["split"] != "parts")
     ]
 
 

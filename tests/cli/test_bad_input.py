@@ -369,7 +369,7 @@ def test_the_hub_is_out_of_reach(tmp_path: Path, offline: bool) -> None:
 
 @pytest.mark.parametrize(
     ("size", "word"),
-    [(100, "environment.json"), (5_000, "cannot start the run"), (200_000, "checkpoint of step 6 was not written")],
+    [(100, "environment.json"), (5_000, "cannot start the run"), (400_000, "checkpoint of step 6 was not written")],
 )
 def test_no_space(tmp_path: Path, size: int, word: str) -> None:
     out = tmp_path / "run"

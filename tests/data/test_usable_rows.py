@@ -41,7 +41,7 @@ class Tasks:
             writer = csv.writer(file)
             writer.writerow(["text", "label"])
             writer.writerows(zip(texts or [f"{row} arrived." for row in range(len(labels))], labels, strict=True))
-        values = {"splits": {"train": "rows"}, "row_filter": LABELLED, **card}
+        values = {"splits": {"train": "rows"}, "validation_share": 0, "row_filter": LABELLED, **card}
         values["answer"] = {"label": "label", "class_names": ["no", "yes"], "verbalizers": {"no": "no", "yes": "yes"}}
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump({**CARD_VALUES, "name": name, "file": f"{name}.csv", **values}))

@@ -240,9 +240,9 @@ def test_options_that_normalisation_makes_the_same_are_compared_without_it(
     same, other = ["The cat.", "cat"], ["a Cat", "dog"]
     rows = [(other, 0)] * 2 + [(same, 0)] * 4 + [(same, 1)] * 4
     columns = [{"text": f"Row {n}?", "options": options, "index": index} for n, (options, index) in enumerate(rows)]
-    task_folder.card(
-        "pets", columns, answer={"options": "options", "index": "index"}, splits={"train": "rows", "validation": "rows"}
-    )
+    splits = {"train": "rows", "validation": "rows"}
+    answer = {"options": "options", "index": "index"}
+    task_folder.card("pets", columns, answer=answer, splits=splits, validation_share=0)
     (result,) = task_folder.results(reciting_language_model(" cat"), "pets", normalise=True, protocol=protocol)
     template_result = result.template_results[0]
     scores = [sample.score for sample in template_result.samples]

@@ -89,7 +89,7 @@ def test_all_tables_are_complete(tmp_path: Path) -> None:
         "in-context",
         "0",
         "72.5",
-        "68.6 to 76.4",
+        "65.0 to 79.3",
         "2",
     )
 

@@ -133,6 +133,7 @@ def recipe_of(options: argparse.Namespace, shape: dict[str, Any], model: str) ->
             "steps": options.warm + options.steps,
             "batch_size": shape["batch"],
             "learning_rate": LEARNING_RATE,
+            "pretrained_learning_rate": {"decoder": LEARNING_RATE},
             "weight_decay": 0.0,
             "schedule": "constant",
             "warmup_steps": 0,

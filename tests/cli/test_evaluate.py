@@ -139,7 +139,7 @@ def test_errors_come_before_anything_is_written(desk, capsys, arguments, message
 def test_no_model_is_an_error_with_a_remedy(desk, capsys) -> None:
     shutil.rmtree(desk / "runs")
     assert metalm("eval", "--task", "odd", *OWN) == 2
-    assert "there is no finished run of a model with encoders" in capsys.readouterr().err
+    assert "no finished run has a model with encoders" in capsys.readouterr().err
 
 
 def test_a_plain_causal_model_is_scored_too(desk, make_decoder, byte_tokenizer) -> None:

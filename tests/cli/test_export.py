@@ -150,7 +150,7 @@ def test_a_part_is_a_model_of_its_own(runs: Path, tmp_path: Path) -> None:
         ("docked-lora", ["--standalone"], "an adapter alone does not load without its base"),
         ("docked-lora", ["--part", "decoder"], "an adapter alone does not load without its base"),
         ("twin-lora", ["--merge", "--standalone"], "the model needs no modelling file"),
-        ("docked", ["--part", "connectors.text"], "there is no part 'connectors.text' to export"),
+        ("docked", ["--part", "connectors.text"], "the model has no part 'connectors.text'"),
     ],
 )
 def test_exports_that_make_no_sense(

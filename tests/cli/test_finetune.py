@@ -159,7 +159,7 @@ def test_no_model_and_no_run_to_begin_from(folder: Path, capsys: Any, monkeypatc
     capsys.readouterr()
     assert micro.metalm("finetune", "world", "--out", folder / "run") == 2
     message = capsys.readouterr().err
-    assert "there is no finished run of a model with encoders" in message
+    assert "no finished run has a model with encoders" in message
     assert "metalm pretrain small" in message
 
 

@@ -141,7 +141,7 @@ def test_the_error_shows_every_problem(tmp_path: Path) -> None:
         (["objective={name: mixed, reconstruction_share: 1.0}"], "objective.reconstruction_share", "below 1"),
         (["train.distill.weight=0"], "train.distill.weight", "above 0"),
         (["train.distill.weight=-2"], "train.distill.weight", "above 0"),
-        (["train.distill.teacher=base"], "train.distill.teacher", "pretraining has none"),
+        (["train.distill.teacher=base"], "train.distill.teacher", "adds none to the decoder"),
         (["train.distill={}", "objective.name=causal", "model.encoders=null"], "train.distill", "docks nothing"),
         (["train.distill={}", "objective={name: reconstruct}"], "train.distill", "the docked texts themselves"),
         (["train.distill={}", "objective={name: mlm}", "model.decoder=null"], "train.distill", "a single encoder"),

@@ -233,7 +233,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(MetalmError, match="the file holds no docks that can be read"):
             metalm.load_docks(path)
-    with pytest.raises(MetalmError, match="there is no file of docks"):
+    with pytest.raises(MetalmError, match="the file of docks does not exist"):
         metalm.load_docks(tmp_path / "absent")
     with pytest.raises(MetalmError, match="cannot write docks"):
         metalm.encode(tiny_language_model("gpt2", "text"), PASSAGES).save(tmp_path / "absent" / "docks")

@@ -59,15 +59,15 @@ def newest_run(
         preference: Commands that may have trained it; those that come first are preferred.
         root: Parent folder of the runs.
         results: Results that count: ``model``, ``adapter``.
-        remedy: What to do if there is none.
+        remedy: What to do without such a run.
 
     Raises:
-        MetalmError: There is none.
+        MetalmError: No run counts.
     """
     runs = [run for path in run_folders(root) if (run := read_run(path, results)) and run.command in preference]
     if not runs:
         raise MetalmError(
-            "no model is named, and there is no finished run of a model with encoders",
+            "no model is named, and no finished run has a model with encoders",
             where=str(root.absolute()),
             why="none of its runs has one" if root.is_dir() else "no such folder",
             remedy=remedy,

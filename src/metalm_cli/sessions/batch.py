@@ -124,7 +124,7 @@ class Batch:
         numbers: Index plan numbers of the rows, for messages.
         step_counts: Count of each loss term over the whole optimiser step (all micro-batches and processes), for
             weights that depend on it; None if the batch is not part of a step (validation).
-        teacher: The sessions with docks as a teacher reads them; None: there is no teacher.
+        teacher: The sessions with docks as a teacher reads them; None: the run has no teacher.
         keep_target_losses: The step module is to return the loss of each target as ``outputs`` of its term ``loss``.
     """
 

@@ -154,7 +154,7 @@ def load_docks(path: str | Path) -> Docks:
     path = Path(path)
     if not path.is_file():
         raise MetalmError(
-            "there is no file of docks", where=str(path), remedy="save docks: metalm_cli.encode(…).save(path)"
+            "the file of docks does not exist", where=str(path), remedy="save docks: metalm_cli.encode(…).save(path)"
         )
     try:
         with safe_open(path, "np") as file:

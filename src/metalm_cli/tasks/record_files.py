@@ -91,7 +91,7 @@ def format_of_records(records: Iterable[tuple[str, Any]], source: str) -> Record
         source: Location of the records.
 
     Raises:
-        MetalmError: There is no record, the first one has no known format, or one has several turns.
+        MetalmError: The file has no record, the first one has no known format, or one has several turns.
     """
     record_format: RecordFormat | None = None
     several_turns, first_problem, count = 0, ("", ""), 0

@@ -83,25 +83,17 @@ def check_teacher(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[RecipePro
             "remove it (train.distill=null), or add an encoder",
             depends_on=("model.encoders", "model.seq2seq"),
         )
-    if not isinstance(recipe, FinetuneRecipe):
-        if distill.teacher == "base":
-            yield _no_adapters("pretraining has none")
-        return
-    if distill.teacher == "base" and (recipe.model.lora is None or "decoder" not in recipe.model.lora.parts):
-        yield _no_adapters("model.lora adds none to the decoder")
-    if recipe.data.templates.input_route == "decoder":
+    if distill.teacher == "base" and (model.lora is None or not model.lora.adapts("decoder")):
+        yield RecipeProblem(
+            "train.distill.teacher",
+            "got base, the decoder without its adapters, but model.lora adds none to the decoder",
+            "set train.distill.teacher=current, or add adapters: model.lora={}",
+            depends_on=("model.lora",),
+        )
+    if isinstance(recipe, FinetuneRecipe) and recipe.data.templates.input_route == "decoder":
         yield RecipeProblem(
             "train.distill",
             "got a teacher with data.templates.input_route: decoder, which docks nothing",
             "remove it (train.distill=null), or set data.templates.input_route=encoder",
             depends_on=("data.templates.input_route",),
         )
-
-
-def _no_adapters(reason: str) -> RecipeProblem:
-    return RecipeProblem(
-        "train.distill.teacher",
-        f"got base, the decoder without its adapters, but {reason}",
-        "set train.distill.teacher=current, or add adapters in finetuning: model.lora={}",
-        depends_on=("model.lora",),
-    )

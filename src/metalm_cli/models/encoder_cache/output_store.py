@@ -45,7 +45,7 @@ class OutputStore:
 
     Attributes:
         damaged: Number of entries whose checksum differed.
-        problem: Why entries are no longer written; empty if they are.
+        problem: Why entries are no longer written; empty while they are written.
     """
 
     def __init__(self, folder: Path, section: str, max_bytes: int) -> None:

@@ -120,7 +120,7 @@ def check_part(folder: Path, part: str) -> None:
         parts = {} if config.get("is_encoder_decoder") else {"decoder": config}
     if part not in parts:
         raise MetalmError(
-            f"there is no part {part!r} to export",
+            f"the model has no part {part!r}",
             where=str(folder),
             why=f"parts of the model: {', '.join(parts) or 'none'}",
             remedy="name one of its parts, or export the whole model without --part",

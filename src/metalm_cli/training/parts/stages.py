@@ -106,7 +106,7 @@ def saved_training(checkpoint: str | None, offline: bool) -> dict[str, Any]:
 
 
 def link_result(run: RunFolder, name: str) -> Path:
-    """Make the result of the last stage that of the run, by a relative link, or a copy where there are no links.
+    """Make the result of the last stage that of the run: a relative link, or a copy if the file system has no links.
 
     Returns:
         Path of the link.

@@ -109,7 +109,7 @@ def _select_templates(templates: list[Template], name: str | None, where: str) -
         if template.name == name:
             return [template]
     names = ", ".join(template.name for template in templates)
-    raise MetalmError(f"there is no template {name} in {where}", remedy=f"choose one of {names}")
+    raise MetalmError(f"no template of {where} is named {name}", remedy=f"choose one of {names}")
 
 
 def _file_and_card(path: Path, collection: str, card_folders: Sequence[Path]) -> tuple[Path, Card | None, Cards]:

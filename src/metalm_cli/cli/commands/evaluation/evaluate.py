@@ -142,7 +142,7 @@ def model_to_evaluate(model: str | None) -> str:
     """Return the model of a command: a link to a run by the run's name, and without a name the newest run, printed.
 
     Raises:
-        MetalmError: No model is named, and there is no run.
+        MetalmError: No model is named, and no finished run has a model with encoders.
     """
     from metalm_cli.runs.newest import TO_EVALUATE, newest_run, real_path
 

@@ -16,11 +16,13 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from head_loop import accuracy, fit, mean_pooled
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
@@ -67,12 +69,11 @@ class Classifier(nn.Module):
         self.head = nn.Linear(self.encoder.config.hidden_size, labels)
         self.fields = fields
 
-    def forward(self, rows: list[Row]) -> Tensor:
-        """Logits ``[b, labels]``."""
+    def forward(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
+        """Logits ``[b, labels]`` and labels ``[b]`` of rows."""
         columns = [[row[field] for row in rows] for field in self.fields]
         inputs = self.tokenizer(*columns, padding=True, truncation=True, max_length=128, return_tensors="pt")
-        mask = inputs["attention_mask"][..., None]
-        return self.head((self.encoder(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1))
+        return self.head(mean_pooled(self.encoder, inputs)), torch.tensor([row["label"] for row in rows])
 
 
 def train(task: str, train_rows: list[Row], held_out: list[Row], frozen: bool, options: argparse.Namespace) -> float:
@@ -82,28 +83,19 @@ def train(task: str, train_rows: list[Row], held_out: list[Row], frozen: bool, o
     groups: list[dict[str, Any]] = [{"params": model.head.parameters(), "lr": options.head_rate}]
     if not frozen:
         groups.append({"params": model.encoder.parameters(), "lr": options.encoder_rate})
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-    steps, warmup = options.steps, max(1, options.steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
-    )
-    order: list[Row] = []
     model.train(not frozen)
+    fit(model, groups, _batches(train_rows, options.batch, options.steps), options.steps)
+    return accuracy(model, held_out)
+
+
+def _batches(rows: list[Row], size: int, steps: int) -> Iterator[list[Row]]:
+    """Rows of each step: every row once before any is drawn again."""
+    order: list[Row] = []
     for _ in range(steps):
-        while len(order) < options.batch:
-            order += random.sample(train_rows, len(train_rows))
-        batch, order = order[: options.batch], order[options.batch :]
-        loss = nn.functional.cross_entropy(model(batch), torch.tensor([row["label"] for row in batch]))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    model.eval()
-    with torch.no_grad():
-        parts = [model(held_out[start : start + 50]).argmax(1) for start in range(0, len(held_out), 50)]
-    labels = torch.tensor([row["label"] for row in held_out])
-    return float((torch.cat(parts) == labels).float().mean())
+        while len(order) < size:
+            order += random.sample(rows, len(rows))
+        batch, order = order[:size], order[size:]
+        yield batch
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import torch
+from head_loop import accuracy, fit, mean_pooled
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
@@ -54,8 +55,7 @@ class Classifier(nn.Module):
         texts = [self.text(row) for row in rows]
         columns = list(zip(*texts, strict=True)) if isinstance(texts[0], tuple) else [texts]
         inputs = self.tokenizer(*map(list, columns), padding=True, return_tensors="pt")
-        mask = inputs["attention_mask"][..., None]
-        logits = self.head((self.encoder(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1))
+        logits = self.head(mean_pooled(self.encoder, inputs))
         if "options" in rows[0]:
             offered = torch.zeros_like(logits, dtype=torch.bool)
             for number, row in enumerate(rows):
@@ -75,23 +75,9 @@ def train(task: str, steps: int, batch: int, seed: int) -> float:
     rows, held_out = task_rows.rows(task, "train"), task_rows.rows(task, "validation")
     model = Classifier(task, sorted({label_of(row) for row in rows}))
     groups = [{"params": model.encoder.parameters(), "lr": 1e-4}, {"params": model.head.parameters(), "lr": 1e-3}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-    warmup = max(1, steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
-    )
     model.train()
-    for _ in range(steps):
-        loss = nn.functional.cross_entropy(*model(rng.sample(rows, batch)))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    model.eval()
-    with torch.no_grad():
-        parts = [model(held_out[start : start + 64]) for start in range(0, len(held_out), 64)]
-    return sum(int((logits.argmax(1) == labels).sum()) for logits, labels in parts) / len(held_out)
+    fit(model, groups, (rng.sample(rows, batch) for _ in range(steps)), steps)
+    return accuracy(model, held_out, 64)
 
 
 def main() -> None:
@@ -102,9 +88,9 @@ def main() -> None:
     options = parser.parse_args()
     for task in TEXTS:
         started = time.perf_counter()
-        accuracy = train(task, options.steps, options.batch, options.seed)
-        error = (accuracy * (1 - accuracy) / len(task_rows.rows(task, "validation"))) ** 0.5
-        print(f"{task:20} {100 * accuracy:5.1f} ±{100 * error:.1f}  {time.perf_counter() - started:.0f} s", flush=True)
+        score = train(task, options.steps, options.batch, options.seed)
+        error = (score * (1 - score) / len(task_rows.rows(task, "validation"))) ** 0.5
+        print(f"{task:20} {100 * score:5.1f} ±{100 * error:.1f}  {time.perf_counter() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import transformers
 from torch import Tensor
 
 import metalm_cli
+from metalm_cli.common.atomic_files import open_atomically
 from metalm_cli.common.cache import cache_folder
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.encoder_cache.output_store import OutputStore
@@ -126,7 +127,8 @@ class CachedEncoder:
         if self.encoded == 1 and self.store.max_bytes and not path.exists():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(self.record, indent=2) + "\n", encoding="utf-8")
+                with open_atomically(path) as file:
+                    file.write((json.dumps(self.record, indent=2) + "\n").encode())
             except OSError as error:
                 self.store.problem = f"{error.strerror or error}: {self.store.folder}"
 

@@ -94,7 +94,7 @@ class CacheChoice:
         encoder: Name of the encoder.
         is_cached: The choice.
         why: The reason.
-        measured: The measurement; None if there is none.
+        measured: The measurement; None if nothing was measured.
     """
 
     encoder: str
@@ -200,11 +200,7 @@ def _measured_docks(docks: Sequence[DockInput]) -> list[DockInput]:
 
 
 def _measure(run: Run, name: str, docks: Sequence[DockInput]) -> Measurement:
-    """Measure the times of docks, in the mode and precision of the run; nothing is left in the cache.
-
-    Raises:
-        MetalmError: The folder of the cache cannot be written.
-    """
+    """Measure the times of docks, in the mode and precision of the run; nothing is left in the cache."""
     model, processor = run.assembly.model, run.assembly.processors[name]
     device = next(model.encoders[name].parameters()).device
     table = dock_table([(0, dock) for dock in docks], processor).to(device)

@@ -221,16 +221,17 @@ def read_layers(stack: LayerStack, recipe_file: RecipeFile) -> int:
     for layer, (_, node) in enumerate(reversed(chain), start=1):
         if layer < len(chain):
             node.value.pop("description", None)
-        stack.push(_with_layer_number(node, layer))
+        stack.push(with_layer_number(node, layer))
     return len(chain)
 
 
-def _with_layer_number(node: YamlNode, layer: int) -> YamlNode:
+def with_layer_number(node: YamlNode, layer: int) -> YamlNode:
+    """Return a copy of a node, with all that it contains, in a layer."""
     value = node.value
     if isinstance(value, dict):
-        value = {key: _with_layer_number(inner, layer) for key, inner in value.items()}
+        value = {key: with_layer_number(inner, layer) for key, inner in value.items()}
     elif isinstance(value, list):
-        value = [_with_layer_number(inner, layer) for inner in value]
+        value = [with_layer_number(inner, layer) for inner in value]
     return YamlNode(value, node.where, node.kind, layer)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from metalm_cli.config import schema_types
-from metalm_cli.config.merge_layers import LayerStack
+from metalm_cli.config.merge_layers import LayerStack, with_layer_number
 from metalm_cli.config.recipe_errors import RecipeProblem
 from metalm_cli.config.schema.base import Section
 from metalm_cli.config.schema.connectors import ConnectorConfig
@@ -64,7 +64,7 @@ def stage_nodes(root: YamlNode, command: str) -> Iterator[StageNode]:
         own = LayerStack(schema)
         for layer, part in enumerate((YamlNode(stage, node.where, node.kind), above), start=newest + 1):
             if part is not None:
-                own.push(_in_layer(part, layer))
+                own.push(with_layer_number(part, layer))
         stack = LayerStack(schema)
         stack.push(YamlNode({**inherited, "command": YamlNode(own_command, kind="default")}, root.where))
         stack.push(own.root)
@@ -95,16 +95,6 @@ def _of_command_line(node: YamlNode) -> YamlNode | None:
     if not set_parts:
         return node if node.kind == "command line" and not node.value else None
     return replace(node, value=set_parts)
-
-
-def _in_layer(node: YamlNode, layer: int) -> YamlNode:
-    """Return a copy in a layer above others."""
-    value = node.value
-    if isinstance(value, dict):
-        value = {key: _in_layer(inner, layer) for key, inner in value.items()}
-    elif isinstance(value, list):
-        value = [_in_layer(inner, layer) for inner in value]
-    return replace(node, value=value, layer=layer)
 
 
 def stage_problems(root: YamlNode) -> Iterator[RecipeProblem]:

@@ -18,6 +18,7 @@ from metalm_cli.data.sampling.row_slots import RowSlot
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import build_encoder, build_metalm
 from metalm_cli.objectives import make_objective
+from metalm_cli.training.optim import schedule
 from metalm_cli.training.planning.memory import MemoryEstimate, estimate_memory, human_bytes, rows_per_micro_batch
 from metalm_cli.training.planning.plan import make_plan, plan_text, steps_from_epochs
 from metalm_cli.training.planning.sample_stats import compute_sample_stats
@@ -92,13 +93,14 @@ def test_origins_of_values_at_the_start_of_a_run(small, tmp_path):
     assert not any("defaults" in line for line in lines)
 
 
-def test_epochs_that_end_before_the_warm_up(small):
+def test_epochs_that_end_before_the_warm_up_shorten_it(small):
     recipe = small.with_train(steps=None, epochs=0.1, warmup_steps=1000)
-    with pytest.raises(MetalmError) as caught:
-        make_plan(recipe, small.corpus, small.assembly, small.objective, num_processes=1, steps=None)
-    assert "got 1000 with the steps of train.epochs, " in caught.value.why
-    assert "set train.warmup_steps=" in caught.value.remedy
-    assert caught.value.exit_code == 2
+    plan = make_plan(recipe, small.corpus, small.assembly, small.objective, num_processes=1, steps=None)
+    warmup = plan.steps // 10
+    assert 0 < warmup < plan.steps < 1000
+    assert f"train.warmup_steps is {warmup} instead of 1000: train.epochs gives {plan.steps:,} steps" in plan.notes
+    rates = [schedule(recipe.train, step, plan.steps) for step in range(plan.steps)]
+    assert rates[warmup - 1] == max(rates) == 1.0
 
 
 # -- sample statistics ------------------------------------------------------------------------------------------------

@@ -218,21 +218,21 @@ def read_layers(stack: LayerStack, recipe_file: RecipeFile) -> int:
                 remedy="to combine several recipes, chain them: each extends one other",
             )
         recipe_file = find_recipe(extends.value, beside=recipe_file.path, where=where)
-    for layer, (_, node) in enumerate(reversed(chain), start=1):
+    for layer, (layer_file, node) in enumerate(reversed(chain), start=1):
         if layer < len(chain):
             node.value.pop("description", None)
-        stack.push(with_layer_number(node, layer))
+        stack.push(with_layer_number(node, layer, is_shipped=layer_file.shipped))
     return len(chain)
 
 
-def with_layer_number(node: YamlNode, layer: int) -> YamlNode:
-    """Return a copy of a node, with all that it contains, in a layer."""
+def with_layer_number(node: YamlNode, layer: int, *, is_shipped: bool = False) -> YamlNode:
+    """Return a copy of a node, with all that it contains, in a layer; shipped values stay shipped."""
     value = node.value
     if isinstance(value, dict):
-        value = {key: with_layer_number(inner, layer) for key, inner in value.items()}
+        value = {key: with_layer_number(inner, layer, is_shipped=is_shipped) for key, inner in value.items()}
     elif isinstance(value, list):
-        value = [with_layer_number(inner, layer) for inner in value]
-    return YamlNode(value, node.where, node.kind, layer)
+        value = [with_layer_number(inner, layer, is_shipped=is_shipped) for inner in value]
+    return YamlNode(value, node.where, node.kind, layer, node.is_shipped or is_shipped)
 
 
 def apply_command_line(stack: LayerStack, overrides: Sequence[str], flags: Mapping[str, Any], layer: int) -> None:

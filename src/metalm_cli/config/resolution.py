@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from metalm_cli.config import schema_types
 from metalm_cli.config.locate import RecipeFile, find_recipe
-from metalm_cli.config.lowered_values import LoweredValue, lower_values
+from metalm_cli.config.lowered_values import LoweredValue, ModelLengths, lower_lengths, lower_values
 from metalm_cli.config.merge_layers import OVERRIDE, LayerStack, OverriddenValue, apply_command_line, read_layers
 from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
 from metalm_cli.config.rules.cross_key_rules import check_cross_key_rules
-from metalm_cli.config.schema.recipes import RECIPES, FinetuneRecipe, PretrainRecipe
+from metalm_cli.config.schema.recipes import RECIPES, FinetuneRecipe, PretrainRecipe, Recipe
 from metalm_cli.config.stages import STAGES, continued_from, stage_nodes, stage_problems
 from metalm_cli.config.validate import SchemaChecker
 from metalm_cli.config.yaml_nodes import LayerKind, YamlNode, to_flow_yaml
@@ -20,6 +22,9 @@ from metalm_cli.errors import MetalmError
 
 DEFAULTS: dict[str, str] = {"pretrain": "small", "finetune": "multitask", "instruct": "flan"}
 """Default recipe of each command."""
+
+ReadLengths = Callable[[Recipe], ModelLengths]
+"""Reads what the model of a recipe reads."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ def resolve(
     recipe: str | None = None,
     overrides: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
+    read_lengths: ReadLengths | None = None,
 ) -> ResolvedRecipe:
     """Find, merge and check a recipe.
 
@@ -122,6 +128,7 @@ def resolve(
         recipe: Path or name of a shipped recipe; None: the command's default.
         overrides: ``KEY=VALUE`` arguments.
         flags: Values of command-line options that set keys, by dotted key.
+        read_lengths: Reads what the model reads, to which lengths are lowered; None: lengths are not compared with it.
 
     Raises:
         RecipeError: Values are invalid; lists all problems.
@@ -130,15 +137,17 @@ def resolve(
     recipe_file = find_recipe(DEFAULTS[command or "pretrain"] if recipe is None else recipe)
     stack, schema = merge_layers(command, recipe_file, overrides, flags or {})
     if stack.root.value.get(STAGES, YamlNode(None)).value is not None:
-        return _resolve_stages(recipe_file, stack, schema)
-    checked_recipe, lowered, problems = _check(stack.root, schema)
+        return _resolve_stages(recipe_file, stack, schema, read_lengths)
+    checked_recipe, lowered, problems = _check(stack.root, schema, read_lengths)
     if problems or checked_recipe is None:
         raise RecipeError(recipe_file.name, problems)
     provenance = _provenance(stack.root, checked_recipe, lowered)
     return ResolvedRecipe(recipe_file.name, checked_recipe, provenance, (*stack.dropped, *lowered), recipe_file)
 
 
-def _check(root: YamlNode, schema: type[Any]) -> tuple[Any, tuple[LoweredValue, ...], list[RecipeProblem]]:
+def _check(
+    root: YamlNode, schema: type[Any], read_lengths: ReadLengths | None
+) -> tuple[Any, tuple[LoweredValue, ...], list[RecipeProblem]]:
     """Build and check a merged recipe; return it (None if it is incomplete), its lowered values, and its problems."""
     checker = SchemaChecker(schema)
     recipe = checker.build(root)
@@ -150,16 +159,25 @@ def _check(root: YamlNode, schema: type[Any]) -> tuple[Any, tuple[LoweredValue, 
     given_keys = {key for key, node in nodes.items() if node.kind == "command line"}
     rules = check_cross_key_rules(recipe, nodes.keys(), given_keys)
     problems += _locate_problems(rules, checker.invalid_keys, root)
-    return recipe, lowered, problems
+    if problems or read_lengths is None:
+        return recipe, lowered, problems
+    recipe, shortened, too_long = lower_lengths(recipe, root, read_lengths(recipe))
+    rules = check_cross_key_rules(recipe, nodes.keys(), given_keys) if shortened else iter(())
+    problems += _locate_problems(chain(too_long, rules), set(), root)
+    return recipe, (*lowered, *shortened), problems
 
 
 def _provenance(root: YamlNode, recipe: Any, lowered: Sequence[LoweredValue]) -> dict[str, Provenance]:
     leaves = _leaf_paths(recipe.model_dump(exclude={"extends"}), ())
     provenance = {".".join(map(str, parts)): _provenance_of(root, parts) for parts in leaves}
-    return provenance | {value.key: provenance[value.by_key] for value in lowered}
+    for value in lowered:
+        provenance[value.key] = provenance[value.by_key] if value.by_key else Provenance("command line", "the model")
+    return provenance
 
 
-def _resolve_stages(recipe_file: RecipeFile, stack: LayerStack, schema: type[Any]) -> ResolvedRecipe:
+def _resolve_stages(
+    recipe_file: RecipeFile, stack: LayerStack, schema: type[Any], read_lengths: ReadLengths | None
+) -> ResolvedRecipe:
     """Resolve a recipe with stages: each must be a complete recipe with what all of them share.
 
     Raises:
@@ -176,13 +194,13 @@ def _resolve_stages(recipe_file: RecipeFile, stack: LayerStack, schema: type[Any
     if not problems:
         command = next(name for name, recipe in RECIPES.items() if recipe is schema)
         for node in stage_nodes(stack.root, command):
-            recipe, lowered, stage_errors = _check(node.root, node.schema)
+            recipe, lowered, stage_errors = _check(node.root, node.schema, read_lengths)
             problems += [replace(problem, key=f"{STAGES}.{node.index}.{problem.key}") for problem in stage_errors]
             if recipe is not None:
                 name = f"{recipe_file.name} {node.name}"
                 provenance = _provenance(node.root, recipe, lowered)
                 resolved = ResolvedRecipe(name, recipe, provenance, lowered, recipe_file)
-                stages.append(ResolvedStage(node.name, resolved, node.own))
+                stages.append(ResolvedStage(node.name, resolved, _with_lowered(node.own, lowered)))
     if problems:
         raise RecipeError(recipe_file.name, problems)
     shared = {key: node for key, node in stack.root.plain().items() if key not in (STAGES, "extends")}
@@ -196,6 +214,22 @@ def _resolve_stages(recipe_file: RecipeFile, stack: LayerStack, schema: type[Any
         stages_yaml=f"{record}\n",
         stages_command=str(shared["command"]),
     )
+
+
+def _with_lowered(own: dict[str, Any], lowered: Sequence[LoweredValue]) -> dict[str, Any]:
+    """Return the keys of a stage with its lengths that were lowered to fit the model.
+
+    The run records these values, which its record would otherwise set to what they were.
+    """
+    own = copy.deepcopy(own)
+    for value in lowered:
+        if not value.by_key.startswith("train."):
+            *sections, name = value.key.split(".")
+            inner = own
+            for section in sections:
+                inner = inner.setdefault(section, {})
+            inner[name] = value.lowered
+    return own
 
 
 def merge_layers(

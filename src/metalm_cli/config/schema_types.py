@@ -151,13 +151,10 @@ def describe_type(annotation: Any, *, examples: list[Any] | None = None) -> str:
     >>> from pydantic import Field
     >>> describe_type(Annotated[list[str], Field(min_length=1)] | None)
     'a list of texts (not empty) or null'
+    >>> describe_type(Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)])
+    'a whole number of at least 0 or a number above 0 and below 1'
     """
     bounds: dict[str, Any] = {}
-    if get_origin(annotation) in (Union, types.UnionType):
-        for part in get_args(annotation):
-            if get_origin(part) is Annotated:
-                for entry in get_args(part)[1:]:
-                    bounds |= limits(getattr(entry, "metadata", [entry]))
     if get_origin(annotation) is Annotated:
         inner, *metadata = get_args(annotation)
         bounds = limits(metadata)
@@ -166,13 +163,24 @@ def describe_type(annotation: Any, *, examples: list[Any] | None = None) -> str:
                 bounds |= limits(entry.metadata)
                 examples = examples or entry.examples
         annotation = inner
-    descriptions = [_describe_member(part, bounds, examples) for part in union_members(annotation)]
+    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    members = [(member, bounds | _bounds_of(part)) for part in parts for member in union_members(part)]
+    descriptions = [_describe_member(member, own_bounds, examples) for member, own_bounds in members]
     if annotation is Any:
         descriptions = ["any value"]
     if allows_null(annotation) and annotation is not Any:
         descriptions.append("null")
     distinct = list(dict.fromkeys(word for phrase in descriptions for word in phrase.split(" | ")))
     return distinct[0] if len(distinct) == 1 else f"{', '.join(distinct[:-1])} or {distinct[-1]}"
+
+
+def _bounds_of(annotation: Any) -> dict[str, Any]:
+    """Return the limits with which one member of a union is annotated."""
+    bounds: dict[str, Any] = {}
+    if get_origin(annotation) is Annotated:
+        for entry in get_args(annotation)[1:]:
+            bounds |= limits(getattr(entry, "metadata", [entry]))
+    return bounds
 
 
 def _describe_member(member: Any, bounds: dict[str, Any], examples: list[Any] | None) -> str:

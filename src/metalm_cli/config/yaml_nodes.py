@@ -35,12 +35,14 @@ class YamlNode:
         where: ``file:line`` of the key (or list item), or ``command line``.
         kind: Kind of the value's layer.
         layer: Number of the layer; later layers have greater numbers.
+        is_shipped: Whether a shipped recipe sets it.
     """
 
     value: Any
     where: str = ""
     kind: LayerKind = "recipe"
     layer: int = 0
+    is_shipped: bool = False
 
     def plain(self) -> Any:
         """The value without locations: scalars, lists and dictionaries."""

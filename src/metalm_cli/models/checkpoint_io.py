@@ -74,17 +74,23 @@ def load_model(
     return model, tokenizer, processors
 
 
-def find_model_folder(source: str | Path, *, offline: bool = False, remote_code: bool = False) -> Path:
-    """Find the folder of a finished model or an adapter.
-
-    Raises:
-        MetalmError: No model is found.
-    """
-    return find_model(source, offline=offline, remote_code=remote_code).folder
+def find_model_folder(
+    source: str | Path, *, offline: bool = False, remote_code: bool = False, weights: bool = True
+) -> Path:
+    """Return the folder of :func:`find_model`, with the same arguments and errors."""
+    return find_model(source, offline=offline, remote_code=remote_code, weights=weights).folder
 
 
-def find_model(source: str | Path, *, offline: bool = False, remote_code: bool = False) -> Checkpoint:
+def find_model(
+    source: str | Path, *, offline: bool = False, remote_code: bool = False, weights: bool = True
+) -> Checkpoint:
     """Find a finished model or an adapter.
+
+    Args:
+        source: A run folder, a model or adapter folder, a GGUF file, or a name (:func:`find_checkpoint`).
+        offline: Do not access the network.
+        remote_code: Also download Python code of the checkpoint.
+        weights: Weights are required; False: none are downloaded.
 
     Raises:
         MetalmError: No model is found.
@@ -92,7 +98,7 @@ def find_model(source: str | Path, *, offline: bool = False, remote_code: bool =
     folder = _model_in(expand_user(source))
     if folder is not None:
         return Checkpoint(str(source), folder, Origin("folder", str(folder)))
-    return _find_by_name(str(source), offline, remote_code)
+    return _find_by_name(str(source), offline, remote_code, weights)
 
 
 def find_adapter_base(
@@ -185,7 +191,7 @@ def _model_in(folder: Path) -> Path | None:
     return adapter_in(folder)
 
 
-def _find_by_name(source: str, offline: bool, code: bool) -> Checkpoint:
+def _find_by_name(source: str, offline: bool, code: bool, weights: bool = True) -> Checkpoint:
     """Find a model by its name; the error distinguishes unfinished runs and wrong paths."""
     absolute = expand_user(source).absolute()
     if (absolute / "recipe.yaml").is_file():
@@ -195,7 +201,7 @@ def _find_by_name(source: str, offline: bool, code: bool) -> Checkpoint:
             remedy=f"finish it: metalm pretrain --resume --out {source}",
         )
     try:
-        return find_checkpoint(source, offline=offline, code=code)
+        return find_checkpoint(source, offline=offline, code=code, weights=weights)
     except MetalmError as error:
         if error.where == str(absolute) or names_local_checkpoint(source):
             raise

@@ -88,6 +88,11 @@ class EncoderDict(nn.ModuleDict):
         return tied
 
 
+def positions_of_decoder(config: Any) -> int | None:
+    """Return the maximum number of positions of a decoder, from its config; None if it computes them for any length."""
+    return None if config.model_type == "metalm-decoder" else getattr(config, "max_position_embeddings", None)
+
+
 def build_encoder(config: PreTrainedConfig, adapter: str | None = None) -> Any:
     """Build an encoder with new weights, without a pooler."""
     auto = encoder_io_for(config, adapter).load_class(config)
@@ -171,8 +176,7 @@ class MetaLM(PreTrainedModel):
     @property
     def max_positions(self) -> int | None:
         """Maximum number of positions of the decoder; None if it computes them for any length."""
-        config = self.decoder.config
-        return None if config.model_type == "metalm-decoder" else getattr(config, "max_position_embeddings", None)
+        return positions_of_decoder(self.decoder.config)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.decoder.get_input_embeddings()

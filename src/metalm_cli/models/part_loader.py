@@ -34,6 +34,7 @@ class PartLoader:
         remote_code: Run Python code of checkpoints.
         tokenizers: Folder of tokenizers that the run trained before it was interrupted: ``decoder``,
             ``encoders/<name>``.
+        weights: Checkpoints need weights; False: only configs and tokenizers are read.
 
     Attributes:
         notes: Where each checkpoint was found, unless its folder is named.
@@ -45,7 +46,9 @@ class PartLoader:
         offline: bool = False,
         remote_code: bool = False,
         tokenizers: Path | None = None,
+        weights: bool = True,
     ) -> None:
+        self.weights = weights
         self.tokenizers = tokenizers
         self.sample = sample
         self.offline = offline
@@ -157,7 +160,11 @@ class PartLoader:
         if part.checkpoint is None:
             return None
         checkpoint = find_checkpoint(
-            part.checkpoint, revision=part.revision, offline=self.offline, code=self.remote_code
+            part.checkpoint,
+            revision=part.revision,
+            offline=self.offline,
+            weights=self.weights,
+            code=self.remote_code,
         )
         if checkpoint.origin.place != "folder":
             self.notes.append(f"{where}: {checkpoint}")

@@ -220,7 +220,7 @@ class PairTokenizer(DecoderTokenizer):
         packs: bool = False,
     ) -> None:
         super().__init__(tokenizer, rules, embedding_rows=embedding_rows, end_ids=end_ids)
-        prefix, suffix = _special_tokens(tokenizer("x").input_ids, tokenizer, "text")
+        prefix, suffix = special_tokens_around(tokenizer)
         target_prefix, _ = _special_tokens(tokenizer(text_target="x").input_ids, tokenizer, "text_target")
         self.start_id = decoder_start_id
         self.format = PairFormat(prefix, suffix, (decoder_start_id, *target_prefix), self.document_end_id, packs)
@@ -255,6 +255,11 @@ class PairTokenizer(DecoderTokenizer):
 
 def _is_untrained_text(span: Causal | Docked | None) -> bool:
     return isinstance(span, Causal) and isinstance(span.content, str) and not span.trained
+
+
+def special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the special tokens that a tokenizer puts before and after a source."""
+    return _special_tokens(tokenizer("x").input_ids, tokenizer, "text")
 
 
 def _special_tokens(ids: Sequence[int], tokenizer: Any, argument: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

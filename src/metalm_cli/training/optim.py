@@ -35,7 +35,7 @@ def schedule(options: TrainingConfig, step: int, steps: int) -> float:
         >>> [round(schedule(options, step, 10), 3) for step in range(10)]
         [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
     """
-    warmup = options.warmup_steps
+    warmup = options.warmup_of(steps)
     if step < warmup:
         return (step + 1) / warmup
     if options.schedule == "constant":

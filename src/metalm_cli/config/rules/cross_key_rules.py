@@ -20,7 +20,7 @@ from metalm_cli.config.schema.model import (
 )
 from metalm_cli.config.schema.objectives import MaskedLM
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
-from metalm_cli.config.schema.training import TrainingConfig
+from metalm_cli.config.schema.training import WARMUP_DIVISOR, TrainingConfig
 
 DOCKING_OBJECTIVES = ("semi_causal", "prefix", "reconstruct", "mixed")
 """Objectives that dock spans into an encoder; those of plug-ins may do so."""
@@ -78,11 +78,9 @@ def _check_training(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[RecipeP
             depends_on=("train.epochs",),
         )
     if train.steps is not None:
-        for problem in (
-            warmup_problem(train, train.steps, "train.steps"),
-            late_evaluation_problem(train, train.steps, "train.steps"),
-        ):
-            yield from [] if problem is None else [problem]
+        yield from _check_warmup(train, train.steps)
+        late_evaluation = late_evaluation_problem(train, train.steps, "train.steps")
+        yield from [] if late_evaluation is None else [late_evaluation]
     yield from check_evaluation(recipe)
     micro_batch_size = train.micro_batch_size
     if isinstance(recipe, PretrainRecipe) and micro_batch_size is not None and train.batch_size % micro_batch_size:
@@ -105,22 +103,14 @@ def _check_training(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[RecipeP
         )
 
 
-def warmup_problem(train: TrainingConfig, steps: int, steps_label: str) -> RecipeProblem | None:
-    """Return the problem of a warm-up longer than the run, or None.
-
-    Args:
-        train: The recipe's ``train`` section.
-        steps: Steps of the run, from ``train.steps`` or ``train.epochs``.
-        steps_label: Name of the steps in the message.
-    """
-    if train.warmup_steps <= steps:
-        return None
-    return RecipeProblem(
-        "train.warmup_steps",
-        f"got {train.warmup_steps} with {steps_label} {steps}, expected at most {steps_label.rstrip(',')}",
-        f"set train.warmup_steps={steps // 10}",
-        depends_on=("train.steps",),
-    )
+def _check_warmup(train: TrainingConfig, steps: int) -> Iterator[RecipeProblem]:
+    if train.warmup_steps > steps:
+        yield RecipeProblem(
+            "train.warmup_steps",
+            f"got {train.warmup_steps} with train.steps {steps}, expected at most train.steps",
+            f"set train.warmup_steps={steps // WARMUP_DIVISOR}, or 0.1 for a tenth of the steps",
+            depends_on=("train.steps",),
+        )
 
 
 def _check_mixture(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from metalm_cli.config.lowered_values import spans_of_row
 from metalm_cli.config.recipe_errors import RecipeProblem
 from metalm_cli.config.rules.evaluation_rules import ENCODER_OBJECTIVES
 from metalm_cli.config.schema.objectives import Mixed, PrefixLM, Reconstruct, SemiCausal
@@ -55,7 +56,7 @@ def _check_row_length(recipe: PretrainRecipe, key: str, lengths: list[int]) -> I
         yield RecipeProblem(
             key,
             f"got lengths up to {high} with data.sequence_length {row_length}, expected lengths below the row length",
-            f"set {key}=[{min(low, row_length // 8)}, {row_length // 4}] or increase data.sequence_length",
+            f"set {key}={spans_of_row(low, row_length)} or increase data.sequence_length",
             depends_on=("data.sequence_length",),
         )
 

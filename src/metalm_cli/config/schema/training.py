@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from metalm_cli.config.schema.base import MAX_LEARNING_RATE, Section
+
+WARMUP_DIVISOR = 10
+"""Steps of a run per step of a warm-up that did not fit it."""
 
 
 class TaskEvaluationConfig(Section):
@@ -147,7 +151,11 @@ class TrainingConfig(Section):
     schedule: Literal["linear", "cosine", "constant"] = Field(
         default="linear", description="Learning rate schedule after warm-up; linear and cosine decay to 0."
     )
-    warmup_steps: int = Field(default=100, ge=0, description="Steps of linear warm-up.")
+    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=100,
+        description="Steps of linear warm-up; a number below 1 is the share of the run's steps (0.1: a tenth). At most "
+        "a tenth of the steps that epochs give.",
+    )
     precision: Literal["fp32", "bf16"] = Field(
         default="bf16",
         description="fp32, or bf16: autocast with fp32 master weights; weights that do not train are bf16.",
@@ -201,6 +209,19 @@ class TrainingConfig(Section):
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default=[], description="Experiment trackers to log to."
     )
+
+    def warmup_of(self, steps: int) -> int:
+        """Return the steps of the warm-up of a run; if they do not fit it, a tenth of its steps.
+
+        >>> [TrainingConfig(warmup_steps=warmup).warmup_of(25) for warmup in (0, 20, 0.1, 26)]
+        [0, 20, 3, 2]
+
+        Args:
+            steps: Steps of the run.
+        """
+        if isinstance(self.warmup_steps, float):
+            return math.ceil(self.warmup_steps * steps)
+        return self.warmup_steps if self.warmup_steps <= steps else steps // WARMUP_DIVISOR
 
     @property
     def max_stale_validations(self) -> int | None:

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from metalm_cli.config.rules.cross_key_rules import warmup_problem
 from metalm_cli.config.schema.recipes import PretrainRecipe
+from metalm_cli.config.schema.training import TrainingConfig
 from metalm_cli.data.documents.corpus import Corpus, SourceInfo
-from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.trainable import PartSummary, TrainPolicy, summarise_parts
 from metalm_cli.objectives import DocumentObjective
@@ -172,7 +171,7 @@ def make_plan(
         shards: Processes that the model is sharded over.
 
     Raises:
-        MetalmError: A source cannot be read, epochs are set for a stream, or epochs end before the warm-up.
+        MetalmError: A source cannot be read, or epochs are set for a stream.
     """
     # Steps from epochs must not depend on the speed of this process: other and later processes compute the same number.
     limit = TIME_LIMIT_S if steps or recipe.train.steps else math.inf
@@ -198,17 +197,20 @@ def make_plan(
         notes=(
             *assembly.notes,
             *teacher_notes(recipe, assembly, sample_stats.counts, num_processes),
+            *warmup_notes(recipe.train, batch_shape.steps),
             *_notes(recipe, sources, sample_stats, batch_shape, validation),
         ),
     )
 
 
-def _check_warmup(recipe: PretrainRecipe, steps: int) -> None:
-    problem = warmup_problem(recipe.train, steps, "the steps of train.epochs,")
-    if problem is not None:
-        raise MetalmError(
-            "the warm-up is longer than the run", where=problem.key, why=problem.message, remedy=problem.remedy
-        )
+def warmup_notes(train: TrainingConfig, steps: int) -> list[str]:
+    """Note a warm-up that does not fit the steps of ``train.epochs``, which are known only with the data."""
+    if train.steps is not None or train.warmup_steps <= steps:
+        return []
+    return [
+        f"train.warmup_steps is {train.warmup_of(steps)} instead of {train.warmup_steps}: train.epochs gives "
+        f"{steps:,} steps"
+    ]
 
 
 def _batch_shape(
@@ -219,7 +221,6 @@ def _batch_shape(
     if total_steps is None:
         assert train.epochs is not None, "the rules require steps or epochs"
         total_steps = steps_from_epochs(train.epochs, corpus, sample_stats, train.batch_size)
-        _check_warmup(recipe, total_steps)
     rows_per_process, micro_batch_size = (
         -(-train.batch_size // num_processes),
         rows_per_micro_batch(recipe, num_processes),

@@ -24,6 +24,7 @@ from metalm_cli.training.planning.plan import (
     ValidationPlan,
     part_summaries,
     special_tokens_of,
+    warmup_notes,
 )
 from metalm_cli.training.planning.sample_stats import SampleStats, SourcePlan, left_out_notes
 from metalm_cli.training.planning.teacher_notes import teacher_notes
@@ -148,6 +149,7 @@ def make_task_plan(
         notes=(
             *assembly.notes,
             *teacher_notes(recipe, assembly, row_counts(rows), num_processes),
+            *warmup_notes(train, steps),
             *_notes(recipe, corpus, selection, sample_stats, packing, sources, validation),
         ),
         unit="example",

@@ -38,13 +38,11 @@ def show(
 
     The rows (or examples) are the first ones that a run of the recipe trains on. Nothing is trained.
     """
-    from metalm_cli.cli.commands.training.train_run import with_default_base
-    from metalm_cli.cli.silence_libraries import silence_libraries
-    from metalm_cli.config import resolve, split_arguments
+    from metalm_cli.cli.commands.training.train_run import resolve_with_model
+    from metalm_cli.config import split_arguments
 
     name, overrides = split_arguments(arguments or [])
-    resolved = with_default_base(resolve(None, name, overrides, {"model.checkpoint": model}))
-    silence_libraries(offline)
+    resolved = resolve_with_model(None, name, overrides, {"model.checkpoint": model}, offline)
     for stage in resolved.stages:
         console.stdout().print(f"stage {stage.name}", style="bold", highlight=False, markup=False)
         _show(stage.resolved, count, data_root, offline, positions)

@@ -15,7 +15,10 @@ from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
     from metalm_cli.common.signals import StopSignals
+    from metalm_cli.config.lowered_values import ModelLengths
     from metalm_cli.config.resolution import ResolvedRecipe
+    from metalm_cli.config.schema.recipes import Recipe
+    from metalm_cli.runs.newest import FinishedRun
     from metalm_cli.training.parts.stages import StageContext
     from metalm_cli.training.run import Run
 
@@ -93,20 +96,20 @@ def _resolve_runs(
     command: str, arguments: list[str], flags: dict[str, Any], train_options: TrainOptions
 ) -> list[tuple[ResolvedRecipe, Path | None]]:
     """Recipe and folder of each run: one run, or one for each seed."""
-    from metalm_cli.config import resolve, split_arguments
+    from metalm_cli.config import split_arguments
 
     recipe, overrides = split_arguments(arguments)
     out, seeds = train_options.out, train_options.seeds
     if recipe is None and train_options.resume and out is not None:
         recipe = _recipe_of_run(command, out if seeds is None else out / f"seed-{_parse_seeds(seeds)[0]}", out)
     if seeds is None:
-        return [(with_default_base(resolve(command, recipe, overrides, flags)), out)]
+        return [(resolve_with_model(command, recipe, overrides, flags, train_options.offline), out)]
     seed_numbers = _parse_seeds(seeds)
     if out is None:
         raise MetalmError("--seeds needs --out RUN", remedy="name the folder that holds the runs")
     return [
         (
-            with_default_base(resolve(command, recipe, [*overrides, f"train.seed={number}"], flags)),
+            resolve_with_model(command, recipe, [*overrides, f"train.seed={number}"], flags, train_options.offline),
             out / f"seed-{number}",
         )
         for number in seed_numbers
@@ -122,17 +125,54 @@ def _note(text: str) -> None:
             console.stderr().print(text, markup=False, soft_wrap=True)
 
 
-def with_default_base(resolved: ResolvedRecipe) -> ResolvedRecipe:
-    """Set the newest finished run, a pretraining run if there is one, as the base of a recipe that has no model."""
-    model = resolved.recipe.model
-    if resolved.recipe.command == "pretrain" or model.checkpoint is not None or model.builds_parts:
+def resolve_with_model(
+    command: str | None, recipe: str | None, overrides: Sequence[str], flags: dict[str, Any], offline: bool
+) -> ResolvedRecipe:
+    """Resolve a recipe, with its lengths lowered to what its model reads, of which only configs are read.
+
+    A recipe without a model continues the newest finished run, a pretraining run if there is one.
+
+    Args:
+        command: Command that runs the recipe; None: the command that the recipe sets.
+        recipe: Path or name of a recipe.
+        overrides: ``KEY=VALUE`` arguments.
+        flags: Values of options by dotted key.
+        offline: Do not access the network.
+    """
+    from metalm_cli.cli.silence_libraries import silence_libraries
+    from metalm_cli.config import resolve
+
+    bases: list[FinishedRun] = []
+
+    def read_lengths(checked: Recipe) -> ModelLengths:
+        silence_libraries(offline)
+        from metalm_cli.models.families.length_limits import lengths_of_recipe
+
+        if _continues_newest_run(checked) and not bases:
+            bases.append(_newest_base())
+        return lengths_of_recipe(checked, str(bases[0].path) if bases else None, offline=offline)
+
+    resolved = resolve(command, recipe, overrides, flags, read_lengths)
+    if not bases:
         return resolved
+    console.stderr().print(f"no model is named: starting from {bases[0]}", markup=False, soft_wrap=True)
+    return resolved.with_checkpoint(str(bases[0].path))
+
+
+def _continues_newest_run(recipe: Recipe) -> bool:
+    return recipe.command != "pretrain" and recipe.model.checkpoint is None and not recipe.model.builds_parts
+
+
+def _newest_base() -> FinishedRun:
+    """Find the run that a recipe without a model continues.
+
+    Raises:
+        MetalmError: There is none.
+    """
     from metalm_cli.runs.newest import TO_TRAIN, newest_run
 
     remedy = "pass a model with --model, or run metalm pretrain small first"
-    run = newest_run(TO_TRAIN, results=("model",), remedy=remedy)
-    console.stderr().print(f"no model is named: starting from {run}", markup=False, soft_wrap=True)
-    return resolved.with_checkpoint(str(run.path))
+    return newest_run(TO_TRAIN, results=("model",), remedy=remedy)
 
 
 def _recipe_of_run(command: str, run: Path, out: Path) -> str:

@@ -19,7 +19,7 @@ BAD = [
     ("tasks: [parity, hld]", "no task is named hld", "train.evaluate.tasks", "did you mean held?"),
     ("tasks: [parity], best_by: maen", "no score is named maen", "train.evaluate.best_by", "did you mean mean?"),
     ("tasks: [parity], shots: [0, 1], best_by: mean", "no score", "train.evaluate.best_by", "mean@0, "),
-    ("tasks: [parity], split: dev", "no data", "train.evaluate.tasks", "parity has no dev split"),
+    ("tasks: [parity], split: dev", "parity has no dev split", "train.evaluate.split", "choose one of these splits"),
     ("tasks: [parity], shots: [99]", "99 demonstrations of parity requested", "train.evaluate", "use at most 18"),
     ("tasks: [long], shots: [1]", "no example of long fits the model", "train.evaluate.tasks", "at most 0 can"),
     ("tasks: [parity], template: nice", "parity has no template nice", "train.evaluate", "question-first"),

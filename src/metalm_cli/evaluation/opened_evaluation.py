@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,18 +60,6 @@ class OpenedEvaluation:
     missing: Mapping[str, str]
     contamination: Mapping[str, Any] | None = None
 
-    @property
-    def score_names(self) -> list[str]:
-        """Names of the scores that the tasks give: see :func:`~metalm_cli.evaluation.results.results.named_scores`."""
-        cards = [task.card for task in self.tasks]
-        clusters = [card.cluster for card in cards if card.core] or [card.cluster for card in cards]
-        names = dict.fromkeys((*(card.name for card in cards), *clusters, MEAN, *self._aggregates))
-        return [score_name(name, shots, self.settings.shots) for shots in self.settings.shots for name in names]
-
-    @property
-    def _aggregates(self) -> tuple[str, ...]:
-        return () if self.selection.suite is None else self.selection.suite.suite.aggregates
-
     def named_scores(self, tasks: Mapping[str, TaskRecord]) -> dict[str, float]:
         """Return all scores of an evaluation by name: of tasks, clusters, ``mean``, and aggregates of the suite."""
         scores = named_scores(tasks, self.settings.shots)
@@ -80,7 +68,7 @@ class OpenedEvaluation:
             return scores
         record = suite_record(suite)
         for number in self.settings.shots:
-            for name, value in aggregate_values(tasks, record, self._aggregates, number).items():
+            for name, value in aggregate_values(tasks, record, suite.suite.aggregates, number).items():
                 if value is not None:
                     scores.setdefault(score_name(name, number, self.settings.shots), value)
         return scores
@@ -91,6 +79,15 @@ class OpenedEvaluation:
         known = {name: cards[name] for name in history.tasks if name in cards.paths}
         files = {task.card.name: task.source.files for task in self.tasks}
         return {card.name: history.label_for(card, known, files.get(card.name, ())) for card in self.selection.selected}
+
+
+def score_names(selection: TaskSelection, shots: Sequence[int]) -> list[str]:
+    """Names of the scores that tasks give: see :func:`~metalm_cli.evaluation.results.results.named_scores`."""
+    cards = selection.selected
+    clusters = [card.cluster for card in cards if card.core] or [card.cluster for card in cards]
+    aggregates = () if selection.suite is None else selection.suite.suite.aggregates
+    names = dict.fromkeys((*(card.name for card in cards), *clusters, MEAN, *aggregates))
+    return [score_name(name, number, shots) for number in shots for name in names]
 
 
 def open_evaluation(

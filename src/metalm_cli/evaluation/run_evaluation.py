@@ -37,6 +37,7 @@ from metalm_cli.evaluation.suites import Suite
 from metalm_cli.evaluation.suites.suite_results import with_suite
 from metalm_cli.inference import LanguageModel, load
 from metalm_cli.inference.evaluation_mode import evaluation_mode
+from metalm_cli.models.checkpoint_io import find_model_folder
 from metalm_cli.provenance.model_history import ModelHistory, SeenLabel, read_history
 from metalm_cli.runs.folder import environment
 
@@ -98,6 +99,23 @@ class EvaluatedModel:
         folder = expand_user(source) if source else None
         history = read_history(folder if folder is not None and folder.is_dir() else None, source or "the model")
         return cls(source or "a loaded model", loaded, history)
+
+    def check(self, end_tokens: Sequence[str | int], offline: bool) -> None:
+        """Check, before data is read, that a model can be loaded as far as its name decides it.
+
+        Args:
+            end_tokens: Further tokens that end an answer.
+            offline: Do not access the network.
+
+        Raises:
+            MetalmError: No model is found, or end tokens are set for a model that is loaded.
+        """
+        if self.language_model is None:
+            find_model_folder(self.source, offline=offline, weights=False)
+        elif end_tokens:
+            raise MetalmError(
+                "end_tokens are set for a model that is loaded", remedy="pass end_tokens to metalm_cli.load instead"
+            )
 
 
 def evaluate(
@@ -237,6 +255,8 @@ def evaluate_models(
     """
     files = training_files(run_settings.contamination) if run_settings.contamination else []
     evaluated = [EvaluatedModel.of(model) for model in models]
+    for model in evaluated:
+        model.check(request.end_tokens, run_settings.offline)
     opened = open_evaluation(
         request, selection, evaluated[0].history, callbacks, run_settings.data_root, run_settings.offline
     )
@@ -270,18 +290,14 @@ def evaluate_models(
 
 
 def _load(model: EvaluatedModel, end_tokens: tuple[str | int, ...], offline: bool) -> LanguageModel:
-    """Load a model that is named.
+    """Return a model that is loaded, or load the one that is named.
 
     Raises:
-        MetalmError: It cannot be loaded, or end tokens are set for a model that is loaded.
+        MetalmError: It cannot be loaded.
     """
-    if model.language_model is None:
-        return load(model.source, offline=offline, end_tokens=end_tokens)
-    if end_tokens:
-        raise MetalmError(
-            "end_tokens are set for a model that is loaded", remedy="pass end_tokens to metalm_cli.load instead"
-        )
-    return model.language_model
+    if model.language_model is not None:
+        return model.language_model
+    return load(model.source, offline=offline, end_tokens=end_tokens)
 
 
 def evaluate_opened(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metalm_cli.common.paths import expand_user
-from metalm_cli.data.examples.hub_records import hub_record_cards
+from metalm_cli.data.examples.record_cards import record_cards
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.suites import Suite, SuiteSelection, select_suite_tasks
 from metalm_cli.runs.folder import RunFolder
@@ -59,7 +59,7 @@ def select_tasks(
         MetalmError: Nothing is selected, a name is unknown, or a path has no cards.
     """
     paths = [name for name in tasks if is_path(name)]
-    cards = Cards([*card_folders, *paths], hub_record_cards(paths, data_root=data_root, offline=offline))
+    cards = Cards([*card_folders, *paths], record_cards(paths, data_root=data_root, offline=offline))
     names = [task for name in tasks for task in (cards.names_in_path(name) if is_path(name) else [name])]
     return TaskSelection(cards, tuple(select_cards(cards, names, clusters, all_cards)), (*names, *clusters))
 

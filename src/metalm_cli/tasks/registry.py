@@ -25,7 +25,7 @@ GROUP_NAMES = ("core", "non_core", "world", "lexical", "all")
 LEXICAL_TAG = "lexical"
 """Tag of the generated tasks about the meanings of words, which are a group of their own."""
 CARD_SUFFIXES = (".yaml", ".yml")
-PATH_SUFFIXES = (*CARD_SUFFIXES, ".json", *INPUT_TARGET_SUFFIXES, ".csv")
+PATH_SUFFIXES = (*CARD_SUFFIXES, ".json", *INPUT_TARGET_SUFFIXES, ".csv", ".tsv", ".parquet")
 """Suffixes of task names that are paths."""
 TEMPLATES_FOLDER = "templates"
 """Folder beside cards that contains templates, not cards."""
@@ -128,23 +128,23 @@ class Cards:
     Args:
         folders: Folders and files of user cards; a user card replaces the shipped card of the same name.
 
-        hub_cards: Cards of hub data sets without a card, by hub id.
+        record_cards: Cards of hub data sets and table files without a card, by hub id or path.
 
     Raises:
         MetalmError: A path has no cards, or a file without a card has the name of another task.
     """
 
-    def __init__(self, folders: Iterable[str | Path] = (), hub_cards: Mapping[str, Card] | None = None) -> None:
+    def __init__(self, folders: Iterable[str | Path] = (), record_cards: Mapping[str, Card] | None = None) -> None:
         self.paths: dict[str, Path] = {}
-        self._hub_cards = {card.name: card for card in (hub_cards or {}).values()}
-        self._names_of_hub_ids = {hub_id: card.name for hub_id, card in (hub_cards or {}).items()}
+        self._record_cards = {card.name: card for card in (record_cards or {}).values()}
+        self._names_of_records = {str(Path(place)): card.name for place, card in (record_cards or {}).items()}
         self._derived: dict[str, DerivedCard] = {}
         for cluster in CLUSTERS:
             self.paths.update({path.stem: path for path in sorted((SHIPPED_FOLDER / cluster).glob("*.yaml"))})
-        for hub_id, name in self._names_of_hub_ids.items():
-            self._add(name, Path(hub_id))
+        for place, name in self._names_of_records.items():
+            self._add(name, Path(place))
         for folder in map(Path, folders):
-            for path in card_files(folder) if str(folder) not in self._names_of_hub_ids else ():
+            for path in card_files(folder) if str(folder) not in self._names_of_records else ():
                 self._add(card_name(path), path)
 
     def _add(self, name: str, path: Path) -> None:
@@ -179,8 +179,8 @@ class Cards:
         Raises:
             MetalmError: There are no tasks.
         """
-        if path in self._names_of_hub_ids:
-            return [self._names_of_hub_ids[path]]
+        if str(Path(path)) in self._names_of_records:
+            return [self._names_of_records[str(Path(path))]]
         return [card_name(file) for file in card_files(Path(path))]
 
     @property
@@ -196,8 +196,8 @@ class Cards:
         """
         if name in self._derived:
             return self._derived[name]
-        if name in self._hub_cards:
-            return self._hub_cards[name]
+        if name in self._record_cards:
+            return self._record_cards[name]
         if name not in self.paths:
             if current := TaskDataConfig.renamed_values["tasks"].get(name):
                 raise MetalmError(f"the group {name} is now {current}", remedy=f"write {current}")

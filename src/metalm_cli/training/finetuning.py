@@ -14,13 +14,13 @@ from metalm_cli.config.schema.recipes import FinetuneRecipe
 from metalm_cli.data.examples.answer_classes import AnswerClasses
 from metalm_cli.data.examples.example_slots import ExampleSlotFactory
 from metalm_cli.data.examples.pack_examples import RowPacking, TaskSession, pack_sessions
+from metalm_cli.data.examples.recipe_check import check_recipe_tasks
 from metalm_cli.data.examples.session_writer import SessionBuilder
 from metalm_cli.data.examples.task_corpus import TaskCorpus
 from metalm_cli.data.examples.task_selection import (
     TaskSelection,
     load_cards,
     open_training_tasks,
-    select_tasks,
     validation_examples,
 )
 from metalm_cli.data.examples.truncation import EncoderLimit, LengthLimits
@@ -40,7 +40,7 @@ from metalm_cli.provenance.model_history import ModelHistory
 from metalm_cli.runs.data_record import check_data
 from metalm_cli.runs.folder import RunFolder
 from metalm_cli.sessions import Batch, Row, Session, SessionTokeniser
-from metalm_cli.tasks import Card, Cards, is_hub_id, is_path
+from metalm_cli.tasks import Card, Cards
 from metalm_cli.templates import scored_templates
 from metalm_cli.training.compute.encoder_caches import RepeatedDocks
 from metalm_cli.training.planning.answer_notes import answer_notes
@@ -79,11 +79,17 @@ class Finetuning(Run):
         """Cards of the tasks."""
         return load_cards(self.recipe.data, self.options.data_root, self.options.offline)
 
-    def card_folders(self) -> list[str]:
-        return [
-            *self.recipe.data.cards,
-            *(name for name in self.recipe.data.tasks if is_path(name) and not is_hub_id(name)),
-        ]
+    @cached_property
+    def requested_selection(self) -> TaskSelection:
+        """The tasks that the recipe names; all that refers to them by name is checked, and no data is read."""
+        recipe, cards = self.recipe, self.cards
+        selection = check_recipe_tasks(recipe.data, cards)
+        reject_trained_on_held_out(selection.held_out, recipe.data.hold_out, self.ancestors, cards)
+        return selection
+
+    def _check_start(self) -> None:
+        super()._check_start()
+        _ = self.requested_selection, self._compared_encoders
 
     @cached_property
     def ancestors(self) -> list[dict[str, Any]]:
@@ -97,16 +103,13 @@ class Finetuning(Run):
     @cached_property
     def _opened_tasks(self) -> tuple[TaskCorpus, TaskSelection]:
         options, recipe = self.options, self.recipe
-        cards, ancestors = self.cards, self.ancestors
-        selection = select_tasks(recipe.data, cards)
-        reject_trained_on_held_out(selection.held_out, recipe.data.hold_out, ancestors, cards)
         return open_training_tasks(
             recipe.data,
             seed=recipe.train.seed,
             data_root=options.data_root,
             offline=options.offline,
-            cards=cards,
-            selection=selection,
+            cards=self.cards,
+            selection=self.requested_selection,
         )
 
     @property
@@ -168,16 +171,18 @@ class Finetuning(Run):
         is_taught = self.recipe.train.distill is not None
         assembly = self.assembly
         tokenise = SessionTokeniser(assembly.decoder_tokenizer, assembly.processors, tokenise_docks=is_taught)
-        extra_limits = [
-            EncoderLimit.of(self._tokenizer(encoder.tokenizer), encoder.length)
-            for encoder in self.recipe.data.match_input_lengths_of
-        ]
-        return SessionBuilder(
-            self.corpus, tokenise, LengthLimits.of(tokenise, self.recipe.data.sequence_length, extra_limits)
-        )
+        limits = LengthLimits.of(tokenise, self.recipe.data.sequence_length, self._compared_encoders)
+        return SessionBuilder(self.corpus, tokenise, limits)
 
-    def _tokenizer(self, name: str) -> Any:
-        return load_tokenizer(model_folder(name, offline=self.options.offline, weights=False))
+    @cached_property
+    def _compared_encoders(self) -> list[EncoderLimit]:
+        """Limits of the encoders of models that the run is compared with."""
+        encoders = self.recipe.data.match_input_lengths_of
+        folders = [model_folder(encoder.tokenizer, offline=self.options.offline, weights=False) for encoder in encoders]
+        return [
+            EncoderLimit.of(load_tokenizer(folder), encoder.length)
+            for folder, encoder in zip(folders, encoders, strict=True)
+        ]
 
     @cached_property
     def _validation(self) -> dict[int, TaskValidation]:

@@ -150,11 +150,7 @@ class Run(ABC):
     @cached_property
     def requested_tasks(self) -> RequestedTasks | None:
         """Tasks of ``train.evaluate``, selected by name."""
-        return select_evaluated_tasks(self.recipe, self.card_folders())
-
-    def card_folders(self) -> list[str]:
-        """Folders and files of user cards."""
-        return []
+        return select_evaluated_tasks(self.recipe)
 
     @cached_property
     def evaluated_tasks(self) -> EvaluatedTasks | None:
@@ -271,8 +267,15 @@ class Run(ABC):
             self.callbacks.show_plan(self.plan, result)
 
     def dry_run(self) -> None:
-        """Check the run, and display its plan and the probe, without training."""
+        """Check the run, and display its plan and the probe, without training.
+
+        Raises:
+            MetalmError: The run cannot start, also because its folder holds another one.
+        """
         with self.collectives.explain_lost_process():
+            self.collectives.on_rank_zero(
+                lambda: RunFolder.starts_new_run(self.options.out, self.options.name, resume=False)
+            )
             self._prepare_and_show(None)
 
     # -- running ------------------------------------------------------------------------------------------------------

@@ -143,6 +143,8 @@ def print_check(check: CardCheck, rows: int | None) -> None:
         heading.append(f"; no local data: {', '.join(check.missing)}", style="not bold dim")
     print_line = partial(console.stdout().print, soft_wrap=True)
     print_line(heading)
+    for problem in check.template_problems:
+        _print_problem(problem, "  ")
     for split in check.splits:
         left_out = f", {split.excluded:,} left out" if split.excluded else ""
         prefix = "the first " if rows is not None and split.rows == rows else ""
@@ -152,13 +154,18 @@ def print_check(check: CardCheck, rows: int | None) -> None:
         for line in _describe_rows(split, card):
             print_line(Text(console.escape_markup(f"    {line}"), style="dim"))
         for problem in split.problems:
-            print_line(
-                Text(console.escape_markup("    problem: " + "\n    ".join(str(problem).splitlines())), style="red")
-            )
+            _print_problem(problem, "    ")
         if split.wrong_rows > len(split.problems):
             print_line(Text(f"    ... and {split.wrong_rows - len(split.problems):,} more rows", style="red"))
     for note in check.notes:
         print_line(Text(console.escape_markup(f"  note: {note}"), style="yellow"))
+
+
+def _print_problem(problem: MetalmError, indent: str) -> None:
+    from rich.text import Text
+
+    text = f"{indent}problem: " + f"\n{indent}".join(str(problem).splitlines())
+    console.stdout().print(Text(console.escape_markup(text), style="red"), soft_wrap=True)
 
 
 def _describe_rows(split: SplitCheck, card: Card) -> list[str]:

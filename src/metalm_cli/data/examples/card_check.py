@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from metalm_cli.data.examples.answer_classes import AnswerClasses, lacking_classes_note, option_name
 from metalm_cli.data.examples.open_examples import Examples, open_examples
-from metalm_cli.errors import MetalmError, RowsUnavailableError
+from metalm_cli.errors import MetalmError, NoTemplatesError, RowsUnavailableError
 from metalm_cli.tasks import Card, Example
+from metalm_cli.templates import TemplateCollection, collection_names
 
 MAX_LISTED = 5
 """Wrong rows listed per split; all are counted."""
@@ -71,16 +72,18 @@ class CardCheck:
         card: The card.
         splits: Results of the available splits.
         missing: Why other splits are not available, by role.
+        template_problems: Template files that do not fit the card.
     """
 
     card: Card
     splits: list[SplitCheck] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    template_problems: list[MetalmError] = field(default_factory=list)
 
     @property
     def problems(self) -> list[MetalmError]:
         """All listed problems."""
-        return [problem for split in self.splits for problem in split.problems]
+        return [*self.template_problems, *(problem for split in self.splits for problem in split.problems)]
 
     @property
     def notes(self) -> list[str]:
@@ -102,7 +105,7 @@ def check_card(
     cache: Path | None = None,
     card_path: Path | None = None,
 ) -> CardCheck:
-    """Check the rows of every available split of a card. Rows that do not fit are recorded, not raised.
+    """Check the templates of a card, and the rows of every available split. What does not fit is recorded, not raised.
 
     Args:
         card: The card.
@@ -113,7 +116,7 @@ def check_card(
         cache: Folder for unpacked files and indexes.
         card_path: The file of the card.
     """
-    check = CardCheck(card)
+    check = CardCheck(card, template_problems=list(_template_problems(card)))
     for role in card.splits:
         try:
             examples = open_examples(card, role, data_root=data_root, offline=offline, cache=cache, card_path=card_path)
@@ -125,6 +128,22 @@ def check_card(
             continue
         check.splits.append(_check_split(examples, max_rows, check_example))
     return check
+
+
+def _template_problems(card: Card) -> Iterator[MetalmError]:
+    """Yield an error for each template file, of the shipped collections or the card's own, that does not fit."""
+    reported: set[Path] = set()
+    for name in collection_names():
+        collection = TemplateCollection(name)
+        try:
+            path = collection.path_for(card)
+            if path not in reported:
+                reported.add(path)
+                collection.templates_for(card)
+        except NoTemplatesError:
+            continue
+        except MetalmError as error:
+            yield error
 
 
 def is_missing_data(error: MetalmError) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from metalm_cli.common.registry import did_you_mean
 from metalm_cli.config.schema.tasks import TaskDataConfig
-from metalm_cli.data.examples.hub_records import hub_record_cards
 from metalm_cli.data.examples.open_examples import Examples, open_examples
+from metalm_cli.data.examples.record_cards import record_cards
 from metalm_cli.data.examples.task_corpus import TaskCorpus, TrainingTask, training_templates, with_rates
 from metalm_cli.data.examples.training_rows import TrainingRows
 from metalm_cli.data.sampling.index_plan import key_of
@@ -46,7 +46,7 @@ def load_cards(options: TaskDataConfig, data_root: Path | None = None, offline: 
         MetalmError: A path has no cards, or a hub data set cannot be read or has no known format.
     """
     paths = [name for name in options.tasks if is_path(name)]
-    return Cards([*options.cards, *paths], hub_record_cards(paths, data_root=data_root, offline=offline))
+    return Cards([*options.cards, *paths], record_cards(paths, data_root=data_root, offline=offline))
 
 
 def select_tasks(options: TaskDataConfig, cards: Cards | None = None) -> TaskSelection:

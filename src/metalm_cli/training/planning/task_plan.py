@@ -26,6 +26,7 @@ from metalm_cli.training.planning.plan import (
     special_tokens_of,
     warmup_notes,
 )
+from metalm_cli.training.planning.plan_display import WARNING
 from metalm_cli.training.planning.sample_stats import SampleStats, SourcePlan, left_out_notes
 from metalm_cli.training.planning.teacher_notes import teacher_notes
 
@@ -193,6 +194,7 @@ def _notes(
     reasons = group_by_reason(selection.dropped).items()
     notes += [f"not trained on: {', '.join(names)}: {reason}" for reason, names in reasons]
     notes += _data_notes(corpus)
+    notes += _overlap_warnings(corpus)
     notes += left_out_notes(corpus.sources)
     counts, num_examples = sample_stats.counts, sample_stats.documents
     for name, description in (
@@ -222,6 +224,25 @@ def _data_notes(corpus: TaskCorpus) -> list[str]:
         if card.shares_validation and corpus.options.validation.role == "validation":
             names_by_share.setdefault(card.validation_share, []).append(card.name)
     return notes + [
-        f"{', '.join(names)}: {100 * share:.3g}% of the rows, by a hash of the input, are for validation"
+        f"{', '.join(names)}: {100 * share:.3g}% of the rows, by a hash of the input, are for validation, and are not "
+        "trained on"
         for share, names in names_by_share.items()
     ]
+
+
+def _overlap_warnings(corpus: TaskCorpus) -> list[str]:
+    """Warn of cards whose splits to train and to validate on are overlapping slices of the same rows."""
+    role, warnings = corpus.options.validation.role, []
+    for task in corpus.tasks:
+        card, examples = task.card, task.examples
+        split = card.split(role, local=examples.split == card.split("train", local=True))
+        if not corpus.options.validation.examples or split is None or split.name != examples.split.name:
+            continue
+        rows, validation = (part.rows(examples.table.rows) for part in (examples.split, split))
+        shared = len(range(max(rows.start, validation.start), min(rows.stop, validation.stop)))
+        if shared and not (card.shares_validation and role == "validation"):
+            warnings.append(
+                f"{WARNING}{card.name}: {shared:,} of {len(validation):,} {role} rows are also trained on; set "
+                f"`splits` of its card to parts that do not overlap"
+            )
+    return warnings

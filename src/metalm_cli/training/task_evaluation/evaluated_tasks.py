@@ -9,11 +9,17 @@ from pathlib import Path
 
 from metalm_cli.common.registry import did_you_mean
 from metalm_cli.config.rules.evaluation_rules import late_evaluation_problem
-from metalm_cli.config.schema.recipes import Recipe
+from metalm_cli.config.schema.recipes import FinetuneRecipe, Recipe
 from metalm_cli.config.schema.training import TaskEvaluationConfig
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.evaluator import Evaluator
-from metalm_cli.evaluation.opened_evaluation import EvaluationCallbacks, OpenedEvaluation, open_evaluation
+from metalm_cli.evaluation.open_tasks import select_templates
+from metalm_cli.evaluation.opened_evaluation import (
+    EvaluationCallbacks,
+    OpenedEvaluation,
+    open_evaluation,
+    score_names,
+)
 from metalm_cli.evaluation.prompts import build_prompts
 from metalm_cli.evaluation.request import EvaluationRequest
 from metalm_cli.evaluation.results.result_writer import task_record
@@ -21,6 +27,9 @@ from metalm_cli.evaluation.results.schema import TaskRecord
 from metalm_cli.evaluation.select_tasks import TaskSelection
 from metalm_cli.inference import LanguageModel
 from metalm_cli.provenance.model_history import Label, ModelHistory, SeenLabel
+from metalm_cli.tasks import is_hub_id, is_path
+from metalm_cli.tasks.derived_card import scored_split
+from metalm_cli.templates import TemplateCollection
 
 KEY = "train.evaluate"
 """Key of the recipe's section."""
@@ -54,16 +63,49 @@ class RequestedTasks:
         """Key that selects the tasks."""
         return f"{KEY}.suite" if self.options.suite is not None else f"{KEY}.tasks"
 
+    def check_names(self, templates: str | None) -> None:
+        """Check templates, splits and ``best_by``, without data.
 
-def select_evaluated_tasks(recipe: Recipe, card_folders: Sequence[str]) -> RequestedTasks | None:
-    """Select the tasks of ``train.evaluate``; None without the section.
+        Args:
+            templates: The template collection; None if an ancestor decides it.
+
+        Raises:
+            MetalmError: A name is unknown.
+        """
+        request, cards = self.request, self.selection.selected
+        if templates is not None:
+            with _naming(KEY):
+                collection = TemplateCollection(templates)
+                for card in cards:
+                    select_templates(collection.templates_for(card), request.template or "first", card)
+        for card in cards:
+            split = scored_split(card, request.split)
+            if card.split(split, local=True) is None:
+                raise MetalmError(
+                    f"task {card.name} has no {split} split",
+                    where=self.key if request.split is None else f"{KEY}.split",
+                    why=f"the splits of its card are {', '.join(card.splits)}",
+                    remedy="choose one of these splits, or evaluate other tasks",
+                )
+        best_by = self.options.best_by
+        names = score_names(self.selection, request.settings().shots)
+        if best_by is not None and best_by not in names:
+            raise MetalmError(
+                f"no score is named {best_by}",
+                where=f"{KEY}.best_by",
+                why=f"the evaluation gives {', '.join(names)}",
+                remedy=did_you_mean(best_by, names) or "name one of these",
+            )
+
+
+def select_evaluated_tasks(recipe: Recipe) -> RequestedTasks | None:
+    """Select the tasks of ``train.evaluate``, and check all that refers to them by name; None without the section.
 
     Args:
         recipe: The recipe.
-        card_folders: Folders and files of user cards.
 
     Raises:
-        MetalmError: A task or the suite is unknown, or a setting is.
+        MetalmError: A task, the suite, a template, a split or a score is unknown, or a setting is.
     """
     options = recipe.train.evaluate
     if options is None:
@@ -72,7 +114,7 @@ def select_evaluated_tasks(recipe: Recipe, card_folders: Sequence[str]) -> Reque
         request = EvaluationRequest(
             suite=options.suite,
             tasks=tuple(options.tasks or ()),
-            card_folders=tuple(map(Path, card_folders)),
+            card_folders=tuple(map(Path, _card_folders(recipe))),
             templates=options.templates,
             template=options.template,
             protocol=options.protocol,
@@ -80,7 +122,18 @@ def select_evaluated_tasks(recipe: Recipe, card_folders: Sequence[str]) -> Reque
             split=options.split,
             limit=options.limit,
         ).with_suite()
-        return RequestedTasks(options, request, request.select())
+        requested = RequestedTasks(options, request, request.select())
+    of_training = recipe.data.templates.collection if isinstance(recipe, FinetuneRecipe) else None
+    requested.check_names(requested.request.templates or of_training)
+    return requested
+
+
+def _card_folders(recipe: Recipe) -> list[str]:
+    """Folders and files of user cards in a recipe."""
+    if not isinstance(recipe, FinetuneRecipe):
+        return []
+    paths = (name for name in recipe.data.tasks if is_path(name) and not is_hub_id(name))
+    return [*recipe.data.cards, *paths]
 
 
 @contextmanager
@@ -187,7 +240,7 @@ def open_evaluated_tasks(
         offline: Do not open network connections.
 
     Raises:
-        MetalmError: A task has no data or cannot be evaluated, or ``best_by`` is not the name of a score.
+        MetalmError: A task has no data or cannot be evaluated.
     """
     with _naming(KEY):
         opened = open_evaluation(
@@ -200,13 +253,5 @@ def open_evaluated_tasks(
             where=requested.key,
             why="\n    ".join(f"{name}: {why}" for name, why in opened.missing.items()),
             remedy="pass --data-root DIR, or set METALM_DATA, to the folder of the data; or evaluate other tasks",
-        )
-    best_by, names = requested.options.best_by, opened.score_names
-    if best_by is not None and best_by not in names:
-        raise MetalmError(
-            f"no score is named {best_by}",
-            where=f"{KEY}.best_by",
-            why=f"the evaluation gives {', '.join(names)}",
-            remedy=did_you_mean(best_by, names) or "name one of these",
         )
     return EvaluatedTasks(requested, opened, opened.seen_labels(history))

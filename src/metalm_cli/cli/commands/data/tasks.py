@@ -89,9 +89,11 @@ def show(
     data_root: DataRoot = None,
 ) -> None:
     """Show a task: its card, its splits, two examples, and the number of its templates. Does not access the hub."""
+    from metalm_cli.data.examples.record_cards import record_cards
     from metalm_cli.tasks import Cards, is_path
 
-    registry = Cards([*(cards or ()), *([task] if is_path(task) else [])])
+    paths = [task] if is_path(task) else []
+    registry = Cards([*(cards or ()), *paths], record_cards(paths, data_root=data_root, offline=True))
     for name in registry.names_in_path(task) if is_path(task) else [task]:
         print_card(registry[name], registry.paths[name], data_root)
 
@@ -108,14 +110,14 @@ def check(
     cards: CardFolders = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Check task cards against all rows of their data. Exits with 1 if there are problems.
+    """Check task cards against their templates and all rows of their data. Exits with 1 if there are problems.
 
     Prints the class distribution, and lengths in characters: median, 95th percentile, maximum.
-    Tasks without local data (data root or hub cache) are listed and not checked.
+    Of tasks without local data (data root or hub cache), only the templates are checked.
     """
     from metalm_cli.data.examples.card_check import check_card
 
-    registry, selected, card_errors = _select_cards(tasks or [], cluster or [], cards or [])
+    registry, selected, card_errors = _select_cards(tasks or [], cluster or [], cards or [], data_root, hub)
     for error in card_errors:
         console.show_error(error)
     tasks_without_data: list[str] = []
@@ -132,8 +134,9 @@ def check(
             )
         if not result.splits:
             tasks_without_data.append(card.name)
-            continue
-        checked_count += 1
+            if not result.problems:
+                continue
+        checked_count += bool(result.splits)
         faulty_count += bool(result.problems)
         print_check(result, rows)
     if tasks_without_data:
@@ -151,17 +154,19 @@ def check(
 
 
 def _select_cards(
-    names: Sequence[str], clusters: Sequence[str], card_folders: Sequence[Path]
+    names: Sequence[str], clusters: Sequence[str], card_folders: Sequence[Path], data_root: Path | None, hub: bool
 ) -> tuple[Cards, list[Card], list[MetalmError]]:
     """Select the cards to check; also return the errors of cards that cannot be read.
 
     Raises:
         MetalmError: A name is unknown.
     """
+    from metalm_cli.data.examples.record_cards import record_cards
     from metalm_cli.tasks import CLUSTERS, Cards, is_path
     from metalm_cli.tasks.registry import GROUP_NAMES
 
-    registry = Cards([*card_folders, *(name for name in names if is_path(name))])
+    paths = [name for name in names if is_path(name)]
+    registry = Cards([*card_folders, *paths], record_cards(paths, data_root=data_root, offline=not hub))
     selected_names: list[str] = []
     for name in names or registry.names:
         if is_path(name):

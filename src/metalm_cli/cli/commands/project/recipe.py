@@ -88,13 +88,18 @@ def annotated(resolved: ResolvedRecipe) -> str:
 
 @app.command()
 def check(arguments: Arguments = None, model: BaseOption = None) -> None:
-    """Check a recipe and print all problems, or ok."""
+    """Check a recipe and print its problems, or ok.
+
+    Also checks the names of tasks, hold-outs, templates and splits; data is not read.
+    """
     from metalm_cli.config import resolve, split_arguments
     from metalm_cli.config.locate import find_recipe
     from metalm_cli.config.recipe_errors import RecipeError
     from metalm_cli.config.resolution import base_recipe_problems
     from metalm_cli.config.schema.recipes import FinetuneRecipe
-    from metalm_cli.data.examples.task_selection import select_tasks
+    from metalm_cli.data.examples.recipe_check import check_recipe_tasks
+    from metalm_cli.data.examples.task_selection import load_cards
+    from metalm_cli.training.task_evaluation.evaluated_tasks import select_evaluated_tasks
 
     recipe, overrides = split_arguments(arguments or [])
     located = find_recipe(recipe) if recipe is not None else None
@@ -105,8 +110,10 @@ def check(arguments: Arguments = None, model: BaseOption = None) -> None:
         console.write(f"{located.name}: ok (a base for other recipes)\n")
         return
     resolved = resolve(None, recipe, overrides, {"model.checkpoint": model})
-    if isinstance(resolved.recipe, FinetuneRecipe):
-        select_tasks(resolved.recipe.data)
+    for checked in [stage.resolved for stage in resolved.stages] or [resolved]:
+        if isinstance(checked.recipe, FinetuneRecipe):
+            check_recipe_tasks(checked.recipe.data, load_cards(checked.recipe.data))
+        select_evaluated_tasks(checked.recipe)
     for dropped in resolved.dropped:
         console.write(f"note: {dropped}\n")
     stages = ", then ".join(f"{stage.name} ({stage.resolved.recipe.command})" for stage in resolved.stages)

@@ -12,11 +12,24 @@ import tiny_runs as micro
 from metalm_cli.data.documents import open_corpus
 from metalm_cli.data.examples import open_examples, task_selection
 from metalm_cli.evaluation import open_tasks, run_evaluation
+from metalm_cli.inference import generate_file
 from metalm_cli.models import assembly
 from metalm_cli.training import pretraining, run
 from task_fixtures import TASK_SECTIONS, write_task
 
 RECIPE = "command: finetune\n" + micro.MODEL + TASK_SECTIONS.replace("sequence_length: 128", "sequence_length: 64")
+STUDY = """name: mine
+description: A study of the tests
+scales: {tiny: {duration: seconds}}
+stages:
+- name: tuned
+  summary: a
+  purpose: a
+  command: finetune FOLDER/micro.yaml
+  overrides: {data.tasks: [FOLDER/other.yaml]}
+evaluations: [{name: scores, title: a, summary: a, purpose: a, models: [tuned], options: --task world_reviews}]
+claims: []
+"""
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +135,24 @@ def test_evaluation(folder: Path, capsys: Any, arguments: list[str], message: st
     line = [argument.replace("FOLDER", str(folder)) for argument in arguments]
     assert micro.metalm("evaluate", *line, "--offline") == 2
     assert message.replace("FOLDER", str(folder)) in " ".join(capsys.readouterr().err.split())
+
+
+def test_generation(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "in.jsonl").write_text('{"text": "a"}\n')
+    monkeypatch.setattr(generate_file, "read_input_file", lambda _: pytest.fail("the input is read before the check"))
+    files = ["--input", folder / "in.jsonl", "--out", folder / "out.jsonl"]
+    assert micro.metalm("generate", folder / "typo", *files, "--offline") == 2
+    assert "no model folder" in capsys.readouterr().err
+    assert not (folder / "out.jsonl").exists()
+
+
+def test_a_study_checks_the_tasks_of_all_stages(folder: Path, capsys: Any) -> None:
+    path = folder / "mine.yaml"
+    path.write_text(STUDY.replace("FOLDER", str(folder)))
+    assert micro.metalm("reproduce", path, "--dry-run") == 0
+    path.write_text(STUDY.replace("FOLDER/other", f"{folder}/othr").replace("FOLDER", str(folder)))
+    capsys.readouterr()
+    assert micro.metalm("reproduce", path, "--dry-run") == 2
+    error = capsys.readouterr().err
+    assert "the stage tuned of the study mine cannot run" in error
+    assert "no task cards found" in error

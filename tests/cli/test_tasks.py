@@ -140,6 +140,34 @@ def test_check_without_data(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tm
     assert run(["tasks", "check", "--rows", "0"]) == 2
 
 
+def test_check_finds_a_template_that_reads_a_missing_field(capsys: Capture, tmp_path: Path) -> None:
+    card = write_card(tmp_path, CLASSES_BODY + "templates: own.yaml\n")
+    (tmp_path / "own.yaml").write_text(
+        "templates:\n- {name: one, input: '{{ premise }} {{ hypothesys }} {{ options }}'}\n"
+    )
+    write_rows(tmp_path / "rows.jsonl", [sentence_pair()])
+    assert run(["tasks", "check", "mine.yaml"]) == 1
+    output = capsys.readouterr().out
+    assert "problem: template one of mine reads hypothesys, which the card does not have" in output
+    assert "1 tasks checked, 1 with problems" in output
+    (tmp_path / "rows.jsonl").unlink()
+    card.write_text(card.read_text().replace("file: rows.jsonl", "hub: {id: me/absent}"))
+    assert run(["tasks", "check", "mine.yaml"]) == 1
+    output = capsys.readouterr().out
+    assert "reads hypothesys" in output
+    assert "0 tasks checked, 1 with problems; 1 without local data" in output
+
+
+def test_files_of_known_records_are_shown_and_checked(capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "sums.csv").write_text(
+        "instruction,input,output\n" + "".join(f"Add 1.,{n},{n + 1}\n" for n in range(20))
+    )
+    assert run(["tasks", "show", "sums.csv"]) == 0
+    assert "read as Alpaca" in capsys.readouterr().out
+    assert run(["tasks", "check", "sums.csv"]) == 0
+    assert "1 tasks checked, 0 with problems" in capsys.readouterr().out
+
+
 def test_real_cards(capsys: Capture, data_root: Path) -> None:
     assert run(["tasks", "check", "--data-root", str(data_root), "--rows", "100"]) == 0
     assert ", 0 with problems;" in capsys.readouterr().out

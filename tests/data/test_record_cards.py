@@ -72,3 +72,53 @@ def test_records_of_an_unknown_format_and_missing_data(tmp_path: Path) -> None:
     assert "its columns are text" in str(caught.value)
     with pytest.raises(MetalmError, match="me/gone"):
         load_cards(TaskDataConfig(tasks=["me/gone"]), tmp_path / "data", offline=True)
+
+
+MESSAGES = [
+    {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}!"}]} for n in range(9)
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "read_as", "pair"),
+    [
+        ("sums.csv", ALPACA, "Alpaca", ("Add 0 and 1.", "1")),
+        ("sums.tsv", ALPACA, "Alpaca", ("Add 0 and 1.", "1")),
+        ("sums.parquet", ALPACA, "Alpaca", ("Add 0 and 1.", "1")),
+        ("chats.parquet", MESSAGES, "chat messages", ("0?", "0!")),
+        ("saved", MESSAGES, "chat messages", ("0?", "0!")),
+    ],
+)
+def test_table_files_of_a_known_format(
+    tmp_path: Path, name: str, rows: list[Any], read_as: str, pair: tuple[str, str]
+) -> None:
+    path = tmp_path / "my" / name
+    path.parent.mkdir()
+    table = datasets.Dataset.from_list(rows)
+    if path.suffix == ".parquet":
+        table.to_parquet(path)
+    elif path.suffix:
+        table.to_csv(path, sep="\t" if path.suffix == ".tsv" else ",", index=False)
+    else:
+        table.save_to_disk(path)
+    options = TaskDataConfig(tasks=[f"./my/{name}"])
+    corpus, selection = open_training_tasks(options, seed=0, offline=True, cache=tmp_path / "cache")
+    (card,) = selection.cards
+    assert (card.name, card.description) == (path.stem, f"{name}, read as {read_as}")
+    validation = validation_examples(corpus, offline=True, cache=tmp_path / "cache")[0]
+    assert 0 < len(validation) < len(rows) == len(validation) + corpus.tasks[0].row_count
+    training = [corpus.tasks[0].example(row) for row in range(corpus.tasks[0].row_count)]
+    pairs = {(example.fields["input"], example.answers[0]) for example in (*training, *validation) if example}
+    assert pair in pairs
+    assert len(pairs) == len(rows)
+    evaluated = select_evaluated([f"my/{name}"], [], offline=True)
+    assert [evaluated_card.name for evaluated_card in evaluated.selected] == [path.stem]
+
+
+def test_a_table_of_unknown_columns_is_refused_with_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("question,reply\nWhy?,So.\n")
+    with pytest.raises(MetalmError) as caught:
+        load_cards(TaskDataConfig(tasks=["mine.csv"]), offline=True)
+    assert caught.value.what == "data without a card have an unknown format"
+    assert "its columns are question, reply" in caught.value.why
+    assert "metalm tasks new mine.csv" in caught.value.remedy

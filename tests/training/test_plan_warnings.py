@@ -56,3 +56,16 @@ def test_a_second_encoder_is_docked_into_or_frozen(recipe: Path, tmp_path: Path,
     parts = [{"text": "{{ text }}"}, {"text": "{{ question }}", "encoder": "notes"}]
     templates.write_text(yaml.safe_dump({"templates": [{"name": "both", "parts": parts}]}))
     assert "encoders.notes" in printed(capsys, recipe, f"data.templates.collection={templates.parent}")
+
+
+def test_validation_rows_that_are_trained_on_are_named(recipe: Path, tmp_path: Path, capsys: Any) -> None:
+    card = tmp_path / "parity.yaml"
+    text = card.read_text()
+    assert "rows are also trained on" not in printed(capsys, recipe)
+    card.write_text(text.replace('validation: "rows[18:]"', 'validation: "rows[12:]"'))
+    warning = "warning: parity: 6 of 12 validation rows are also trained on; set `splits` of its card to parts that"
+    assert printed(capsys, recipe).startswith(warning)
+    card.write_text(text.replace('train: "rows[:18]", validation: "rows[18:]"', "train: rows, validation: rows"))
+    shared = printed(capsys, recipe)
+    assert "parity: 5% of the rows, by a hash of the input, are for validation, and are not trained on" in shared
+    assert "also trained on" not in shared

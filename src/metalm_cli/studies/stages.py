@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from metalm_cli.config import resolve, split_arguments
+from metalm_cli.config.schema.recipes import FinetuneRecipe
+from metalm_cli.data.examples.recipe_check import check_names_of_tasks
 from metalm_cli.errors import MetalmError
 from metalm_cli.studies.expand import REFERENCE, StageOfArm, evaluations_of, map_texts, stages_of_arms
 from metalm_cli.studies.load import DEMO, Study
@@ -230,14 +232,18 @@ class _Builder:
         )
 
     def _steps(self, name: str, verb: str, recipe: str, values: list[str], base: list[str]) -> int:
-        """Optimiser steps of a training (1 if it is planned in epochs), and a check of its recipe.
+        """Optimiser steps of a training (1 if it is planned in epochs), and a check of its recipe and of its tasks.
 
         Raises:
-            MetalmError: The recipe is unknown or invalid.
+            MetalmError: The recipe is unknown or invalid, or a task, template or split is unknown.
         """
         _, overrides = split_arguments(values)
         try:
             resolved = resolve(verb, recipe, overrides, {"model.checkpoint": base[1] if base else None})
+            recipes = [stage.resolved.recipe for stage in resolved.stages] or [resolved.recipe]
+            for checked in recipes:
+                if isinstance(checked, FinetuneRecipe):
+                    check_names_of_tasks(checked.data)
         except MetalmError as error:
             raise MetalmError(
                 f"the stage {name} of the study {self.study.name} cannot run",
@@ -245,7 +251,6 @@ class _Builder:
                 why=str(error.what),
                 remedy=error.remedy or "correct the overrides of the stage, of its arm or of the scale",
             ) from error
-        recipes = [stage.resolved.recipe for stage in resolved.stages] or [resolved.recipe]
         return sum(recipe.train.steps or 1 for recipe in recipes)
 
     def evaluation(self, evaluation: StudyEvaluation, models: list[str], seed: int) -> Stage:

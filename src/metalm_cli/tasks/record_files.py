@@ -155,5 +155,5 @@ def _unknown_format_error(where: str, raw: Any, record: Any) -> MetalmError:
         "data without a card have an unknown format",
         where=where,
         why=f"expected the columns {FORMAT_COLUMNS}; {content}{columns}",
-        remedy=remedy or f"draft a card from its columns: metalm tasks new {re.split(', record|:', where)[0]}",
+        remedy=remedy or f"draft a card from its columns: metalm tasks new {re.split(', record|, row|:', where)[0]}",
     )

@@ -7,11 +7,24 @@ from collections.abc import Sequence
 from metalm_cli.common.registry import did_you_mean
 from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.data.examples.task_corpus import training_templates
-from metalm_cli.data.examples.task_selection import TaskSelection, select_tasks
+from metalm_cli.data.examples.task_selection import TaskSelection, load_cards, select_tasks
 from metalm_cli.data.sampling.mixing_rates import mixing_rates
 from metalm_cli.errors import MetalmError
-from metalm_cli.tasks import Card, Cards
+from metalm_cli.tasks import Card, Cards, is_hub_id
 from metalm_cli.templates import TemplateCollection
+
+
+def check_names_of_tasks(options: TaskDataConfig) -> None:
+    """Check a recipe as :func:`check_recipe_tasks` does, unless it names data sets of the hub, which are not opened.
+
+    Args:
+        options: The recipe's ``data``.
+
+    Raises:
+        MetalmError: See :func:`check_recipe_tasks`.
+    """
+    if not any(map(is_hub_id, options.tasks)):
+        check_recipe_tasks(options, load_cards(options))
 
 
 def check_recipe_tasks(options: TaskDataConfig, cards: Cards) -> TaskSelection:

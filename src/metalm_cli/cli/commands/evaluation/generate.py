@@ -294,8 +294,10 @@ def _answer_lines(
             silence_libraries(offline)
             from metalm_cli.inference.generate_file import generate_file, read_input_file
             from metalm_cli.inference.generation import PromptRoute
+            from metalm_cli.models.checkpoint_io import find_model_folder
 
             decoding = _decoding_options(flags)
+            find_model_folder(model, offline=offline, weights=False)
             requests = read_input_file(source)
             language_model = _load(model, flags, offline)
             count = len(requests.lines)

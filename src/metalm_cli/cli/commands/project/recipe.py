@@ -97,8 +97,7 @@ def check(arguments: Arguments = None, model: BaseOption = None) -> None:
     from metalm_cli.config.recipe_errors import RecipeError
     from metalm_cli.config.resolution import base_recipe_problems
     from metalm_cli.config.schema.recipes import FinetuneRecipe
-    from metalm_cli.data.examples.recipe_check import check_recipe_tasks
-    from metalm_cli.data.examples.task_selection import load_cards
+    from metalm_cli.data.examples.recipe_check import check_names_of_tasks
     from metalm_cli.training.task_evaluation.evaluated_tasks import select_evaluated_tasks
 
     recipe, overrides = split_arguments(arguments or [])
@@ -112,7 +111,7 @@ def check(arguments: Arguments = None, model: BaseOption = None) -> None:
     resolved = resolve(None, recipe, overrides, {"model.checkpoint": model})
     for checked in [stage.resolved for stage in resolved.stages] or [resolved]:
         if isinstance(checked.recipe, FinetuneRecipe):
-            check_recipe_tasks(checked.recipe.data, load_cards(checked.recipe.data))
+            check_names_of_tasks(checked.recipe.data)
         select_evaluated_tasks(checked.recipe)
     for dropped in resolved.dropped:
         console.write(f"note: {dropped}\n")

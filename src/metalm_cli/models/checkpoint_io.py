@@ -101,6 +101,18 @@ def find_model(
     return _find_by_name(str(source), offline, remote_code, weights)
 
 
+def find_config_folder(source: str | Path, *, offline: bool = False, remote_code: bool = False) -> Path:
+    """Find the folder with the config of a finished model, without its weights; that of an adapter is its base's.
+
+    Raises:
+        MetalmError: No model is found, or the base of an adapter is missing.
+    """
+    folder = find_model_folder(source, offline=offline, remote_code=remote_code, weights=False)
+    if adapter_in(folder) is None:
+        return folder
+    return find_adapter_base(read_adapter(folder), offline=offline, remote_code=remote_code)
+
+
 def find_adapter_base(
     saved: SavedAdapter, base: str | Path | None = None, *, offline: bool = False, remote_code: bool = False
 ) -> Path:

@@ -23,7 +23,7 @@ from metalm_cli.tasks.record_files import format_of_records, record_card
 VALIDATION_SPLITS = ("validation", "valid", "dev")
 """Names of a validation split, the first of which is used."""
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
-"""Suffixes of files whose columns are told from records by reading them as tables."""
+"""Suffixes of files that are read as tables to recognise the format of their rows."""
 
 
 def record_cards(

@@ -12,10 +12,9 @@ from metalm_cli.config.schema.model import EncoderConfig, ModelConfig, NewTokeni
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.models.checkpoint_checks.config_files import load_config
 from metalm_cli.models.checkpoint_checks.loading_errors import model_errors
-from metalm_cli.models.checkpoint_io import find_adapter_base, find_model_folder
+from metalm_cli.models.checkpoint_io import find_config_folder
 from metalm_cli.models.encoders import TextEncoderIO, encoder_io_for, load_tokenizer
 from metalm_cli.models.families import DECODER_ONLY, ENCODER_DECODER, ENCODER_ONLY, family_of_config, family_of_recipe
-from metalm_cli.models.lora.adapter_files import adapter_in, read_adapter
 from metalm_cli.models.metalm import MetaLMConfig, positions_of_decoder
 from metalm_cli.models.part_loader import PartLoader
 from metalm_cli.sessions.pairs import special_tokens_around
@@ -24,8 +23,8 @@ from metalm_cli.sessions.pairs import special_tokens_around
 def lengths_of_recipe(recipe: Recipe, base: str | None = None, *, offline: bool = False) -> ModelLengths:
     """Return the positions that the model of a recipe and its encoders read.
 
-    They are those of :meth:`~metalm_cli.models.families.base.ModelFamily.length_limit` for the built model. A family
-    of a plug-in is asked only then.
+    They are those of :meth:`~metalm_cli.models.families.base.ModelFamily.length_limit` for the built model. Those of a
+    plug-in's family are known only then.
 
     Args:
         recipe: The recipe.
@@ -60,9 +59,7 @@ def _no_documents(_: int) -> Iterator[str]:
 
 def _of_checkpoint(source: str, offline: bool, remote_code: bool) -> ModelLengths:
     """Return the positions that a finished model reads."""
-    folder = find_model_folder(source, offline=offline, remote_code=remote_code, weights=False)
-    if adapter_in(folder) is not None:
-        folder = find_adapter_base(read_adapter(folder), offline=offline, remote_code=remote_code)
+    folder = find_config_folder(source, offline=offline, remote_code=remote_code)
     with model_errors(folder):
         config = load_config(folder, remote_code)
         if family_of_config(config).name == ENCODER_DECODER:

@@ -113,6 +113,7 @@ def test_recipe_check_finds_the_same(folder: Path, capsys: Any, override: str, m
         (["model.encoders.text.max_length=65"], "at most the 64 positions that the encoder 'text' reads"),
         (["train.evaluate={tasks: [rt]}"], "no task is named rt"),
         (["--out", "FOLDER/used"], "FOLDER/used"),
+        (["stages=[{name: one}, {name: two}]", "--out", "FOLDER/used"], "FOLDER/used"),
     ],
 )
 @pytest.mark.parametrize("dry_run", [[], ["--dry-run"]], ids=["run", "plan"])

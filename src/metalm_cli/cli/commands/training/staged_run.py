@@ -45,12 +45,13 @@ def run_stages(
     """
     from metalm_cli.runs.folder import RunFolder
 
+    is_new = _on_rank_zero(lambda: RunFolder.starts_new_run(out, resolved.name, options.resume))
     if options.dry_run:
         for stage in resolved.stages:
             _print_heading(stage.name)
             run_stage(stage.resolved, options, None, None)
         return Exit.DONE
-    if _on_rank_zero(lambda: RunFolder.starts_new_run(out, resolved.name, options.resume)):
+    if is_new:
         for stage in resolved.stages[1:]:
             note(f"plan of stage {stage.name}, which begins with the model of the former stage:")
             run_stage(stage.resolved, replace(options, dry_run=True), None, None)

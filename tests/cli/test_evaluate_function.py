@@ -16,7 +16,7 @@ from metalm_cli.evaluation.results.result_reader import read_result
 from tiny_runs import metalm
 
 ROWS = [{"text": f"She had {n} red balls.", "label": n % 2} for n in range(10)]
-TIMES = ("created", "seconds")
+TIMES = ("created", "seconds", "milliseconds", "memory")
 
 
 @pytest.fixture

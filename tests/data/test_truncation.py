@@ -14,11 +14,18 @@ from transformers import PreTrainedTokenizerFast
 
 from metalm_cli.config.yaml_nodes import parse_yaml
 from metalm_cli.config.yaml_records import build_record
-from metalm_cli.data.examples.truncation import EncoderLimit, LengthLimits, truncate_at_space, truncate_example
+from metalm_cli.data.examples.prompt_builder import PromptBuilder
+from metalm_cli.data.examples.truncation import (
+    EncoderLimit,
+    LengthLimits,
+    shorten_long_field,
+    truncate_at_space,
+    truncate_example,
+)
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, SessionTokeniser, TextProcessor, TokenRules
 from metalm_cli.sessions.compression import Compression
 from metalm_cli.tasks import Card, Example
-from metalm_cli.templates import Template, prompt_to_session, render
+from metalm_cli.templates import PromptStyle, Template, prompt_to_session, render
 from task_fixtures import CARD
 from tiny_models import tokenizer_of
 
@@ -230,3 +237,49 @@ def test_characters_that_a_tokenizer_expands_are_counted_as_tokens() -> None:
 @pytest.mark.parametrize("length", [-5, 0])
 def test_nothing_fits_where_no_position_is_left(length: int) -> None:
     assert truncate_example(make_example(90), make_card(), make_session, make_limits(40, length)) is None
+
+
+@pytest.mark.parametrize("kind", ["byte", "llama"])
+@pytest.mark.parametrize("cut_from", ["tail", "head", "middle"])
+@pytest.mark.parametrize("tokens", [16, 33, 64])
+def test_a_long_field_is_shortened_to_decoder_tokens_at_the_end_that_the_recipe_names(
+    kind: str, cut_from: str, tokens: int
+) -> None:
+    tokenizer = DecoderTokenizer(tokenizer_of(kind), TokenRules())
+    example, card = make_example(200), make_card("tail")
+    shortened = shorten_long_field(example, card, tokens, cut_from, tokenizer)
+    words, all_words = shortened.fields["text"].split(), example.fields["text"].split()
+    assert len(tokenizer.encode_continuation(shortened.fields["text"])) <= tokens
+    if cut_from == "tail":
+        assert words == all_words[: len(words)]
+        longer = all_words[: len(words) + 1]
+    elif cut_from == "head":
+        assert words == all_words[-len(words) :]
+        longer = all_words[-len(words) - 1 :]
+    else:
+        half = words.index("...")
+        assert (words[:half], words[half + 1 :]) == (all_words[:half], all_words[-(len(words) - half - 1) :])
+        longer = [*all_words[: half + 1], "...", *all_words[-(len(words) - half) :]]
+    assert len(tokenizer.encode_continuation(" ".join(longer))) > tokens
+    assert shortened.fields["question"] == QUESTION
+    assert shorten_long_field(shortened, card, tokens, cut_from, tokenizer) == shortened
+    assert shorten_long_field(example, card, 10_000, cut_from, tokenizer) is example
+    assert shorten_long_field(example, make_card("head"), tokens, None, tokenizer) == shorten_long_field(
+        example, card, tokens, "head", tokenizer
+    )
+
+
+def test_a_shortened_example_is_counted_as_truncated_with_and_without_an_encoder() -> None:
+    style = PromptStyle(long_field_tokens=24, truncate="head")
+    for encoder in (80, None):
+        limits = make_limits(encoder)
+        builder = PromptBuilder(make_card(), TEMPLATE, style, " ", limits)
+        fitted = builder.fit(make_example(200), [make_example(90)])
+        assert fitted is not None
+        assert (fitted.truncated, fitted.shots) == (True, 1)
+        long_texts = [str(span.content).partition("\n")[0] for span in fitted.session if isinstance(span, Docked)]
+        assert [text.split()[-1] for text in long_texts] == ["word89", "word199"]
+        assert all(len(limits.tokenizer.encode_continuation(text)) <= 24 for text in long_texts)
+        short = builder.fit(make_example(2))
+        assert short is not None
+        assert not short.truncated

@@ -13,14 +13,13 @@ from torch.nn.functional import cross_entropy, gelu
 
 from connector_reference import vectors_of_content
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.compressing_connectors import QueryConnector
+from metalm_cli.models.compressing_connectors import QueryConnector, connector_flops
 from metalm_cli.models.connectors import make_connector, root_mean_square
 from metalm_cli.models.metalm import MetaLM
 from metalm_cli.objectives.longest_rows import docked_row
 from metalm_cli.sessions import DockInput, TextProcessor, TokenisedSession, build_row, collate
 from metalm_cli.sessions.batch import dock_table
 from metalm_cli.sessions.compression import Compression, compression_of
-from metalm_cli.training.planning.flops import connector_flops
 from model_families import (
     VOCABULARY,
     IdProcessor,

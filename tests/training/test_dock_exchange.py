@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metalm_cli.models.compressing_connectors import query_connector, stack_connector
+from metalm_cli.models.compressing_connectors import connector_weights, query_connector, stack_connector
 from metalm_cli.sessions import DockInput, Row, TokenisedSession, build_row
 from metalm_cli.sessions.processors import digest
-from metalm_cli.training.planning.flops import connector_weights
 from metalm_cli.training.validation.dock_exchange import PassCost, assign_donors, choose_exchange
 from model_families import make_decoder, make_encoder, make_metalm
 

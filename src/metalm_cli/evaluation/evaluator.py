@@ -18,6 +18,7 @@ from metalm_cli.evaluation.answer_tokens import AnswerTokens, generation_notes, 
 from metalm_cli.evaluation.chain_of_thought import extract_answer, majority_vote
 from metalm_cli.evaluation.generated_answers import generate_answers
 from metalm_cli.evaluation.metrics import task_metrics
+from metalm_cli.evaluation.metrics.cost import Cost, CostMeter
 from metalm_cli.evaluation.metrics.task_metrics import ChanceLevel, Score
 from metalm_cli.evaluation.open_tasks import EvaluatedTask, normalisation_notes, normalise_answer
 from metalm_cli.evaluation.prompts import (
@@ -73,6 +74,7 @@ class TemplateResult:
         max_answer_tokens: Maximum number of new tokens of open answers; None if answers are among options.
         at_limit: Number of open answers that met this limit, or the end of the model's positions, before their end.
         warnings: Examples with options or answers that the model's tokenizer cannot distinguish or spell, as messages.
+        cost: Time, positions, FLOPs and memory of an example; None if all answers were cached.
     """
 
     template: str
@@ -90,6 +92,7 @@ class TemplateResult:
     at_limit: int = 0
     warnings: tuple[str, ...] = ()
     also_each: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict, repr=False)
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -149,12 +152,18 @@ class Evaluator:
         language_model: The model.
         settings: Settings of the evaluation.
         cache: Answers of earlier evaluations.
+        is_in_training: Whether the model trains, so that the memory of its training is measured.
     """
 
     def __init__(
-        self, language_model: LanguageModel, settings: EvaluationSettings, cache: AnswerCache | None = None
+        self,
+        language_model: LanguageModel,
+        settings: EvaluationSettings,
+        cache: AnswerCache | None = None,
+        *,
+        is_in_training: bool = False,
     ) -> None:
-        self.language_model, self.settings = language_model, settings
+        self.language_model, self.settings, self.is_in_training = language_model, settings, is_in_training
         self.cache = cache or AnswerCache(None, "")
         self.scorer = scorer_of(language_model)
         self.answer_tokens = AnswerTokens(language_model.decoder_tokenizer)
@@ -202,26 +211,30 @@ class Evaluator:
         prompts = prompt_set.prompts
         names = [f"{task.card.name} row {prompt.example.row}, {template.name}, {shots} shots" for prompt in prompts]
         rankings: list[OptionRanking] | None = None
-        cut_answers = 0
-        if prompts and self._ranks_options(task) and all(prompt.reference.options for prompt in prompts):
-            rankings, warnings = rank(
-                self.scorer,
-                prompts,
-                names,
-                self.cache,
-                with_end_token=self.settings.protocol == "instruct",
-                on_progress=lambda done: on_progress(f"{done} of {len(prompts)} examples"),
-            )
-            predictions = [
-                prompt.reference.options[ranking.best_option] for prompt, ranking in zip(prompts, rankings, strict=True)
-            ]
-        else:
-            predictions, cut_answers = self._predict(task, prompts, names, on_progress)
-            warnings = generation_notes([prompt.reference for prompt in prompts], self.answer_tokens)
-            warnings += self._option_notes(task, predictions, prompts)
+        cut_answers, cached = 0, self.cache.hits
+        ranks = bool(prompts) and self._ranks_options(task) and all(prompt.reference.options for prompt in prompts)
+        with CostMeter(self.language_model, may_reset=not self.is_in_training) as meter:
+            if ranks:
+                rankings, warnings = rank(
+                    self.scorer,
+                    prompts,
+                    names,
+                    self.cache,
+                    with_end_token=self.settings.protocol == "instruct",
+                    on_progress=lambda done: on_progress(f"{done} of {len(prompts)} examples"),
+                )
+                predictions = [
+                    prompt.reference.options[ranking.best_option]
+                    for prompt, ranking in zip(prompts, rankings, strict=True)
+                ]
+            else:
+                predictions, cut_answers = self._predict(task, prompts, names, on_progress)
+                warnings = generation_notes([prompt.reference for prompt in prompts], self.answer_tokens)
+                warnings += self._option_notes(task, predictions, prompts)
+        cost = meter.cost([prompt.session for prompt in prompts], len(prompts) - (self.cache.hits - cached))
         if self.settings.normalise:
             warnings += normalisation_notes([prompt.reference for prompt in prompts])
-        result = self._score(task, template, shots, prompt_set, predictions, rankings, start_time)
+        result = replace(self._score(task, template, shots, prompt_set, predictions, rankings, start_time), cost=cost)
         open_limits = [prompt.max_new_tokens for prompt in prompts if prompt.is_open]
         if rankings is not None or not open_limits:
             return replace(result, warnings=tuple(warnings))

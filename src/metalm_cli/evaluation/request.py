@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from metalm_cli.common.slug import slug
 from metalm_cli.data.examples.truncation import EncoderLimit
@@ -23,7 +23,7 @@ from metalm_cli.evaluation.suites import Suite, load_suite
 from metalm_cli.evaluation.suites.settings import request_settings
 from metalm_cli.tasks.registry import card_name, is_path
 from metalm_cli.templates import PromptStyle
-from metalm_cli.templates.render import DemonstrationLayout, Route
+from metalm_cli.templates.render import STYLE_CHOICES, STYLE_NUMBERS, is_style_value
 
 AUTO = "auto"
 """Protocol that the training of the model decides."""
@@ -102,14 +102,14 @@ class EvaluationRequest:
         """
         if not isinstance(self.style, Mapping):
             raise MetalmError(f"got style {self.style!r}, expected a mapping such as {{'options': False}}")
-        allowed = {"route": get_args(Route), "layout": get_args(DemonstrationLayout)}
         for name, value in self.style.items():
             if name not in STYLE_FIELDS:
                 raise MetalmError(f"style has no field {name}", why=f"its fields are {', '.join(STYLE_FIELDS)}")
-            if name in allowed:
-                check_choice(name, value, allowed[name])
-            elif not isinstance(value, bool):
-                raise MetalmError(f"got {name} {value!r} in style, expected True or False")
+            if name in STYLE_CHOICES:
+                check_choice(name, value, STYLE_CHOICES[name])
+            elif not is_style_value(name, value):
+                expected = "a whole number of at least 1" if name in STYLE_NUMBERS else "True or False"
+                raise MetalmError(f"got {name} {value!r} in style, expected {expected}")
 
     def with_suite(self) -> EvaluationRequest:
         """Return the request with its suite read, and with the settings of the suite where it leaves them open.

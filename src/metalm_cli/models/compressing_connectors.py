@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metalm_cli.models.connectors import Connector, root_mean_square
+from metalm_cli.models.trainable import matrix_weights
 from metalm_cli.sessions.compression import Grid, check_count, square_side
 
 FEED_FORWARD_FACTOR = 4
@@ -169,3 +170,37 @@ class QueryLayer(nn.Module):
         read = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         vectors = vectors + self.joined(read.transpose(1, 2).flatten(2))
         return vectors + self.feed_forward(self.feed_forward_norm(vectors))
+
+
+def connector_flops(connector: nn.Module, outputs: int, vectors: int) -> float:
+    """FLOPs of a connector's forward pass.
+
+    Args:
+        connector: The connector.
+        outputs: Number of docked encoder outputs.
+        vectors: Number of vectors that it gives for them.
+    """
+    of_outputs, of_vectors = connector_weights(connector)
+    products = 2.0 * (of_outputs * outputs + of_vectors * vectors)
+    if not isinstance(connector, QueryConnector):
+        return products
+    length, width = connector.query_embedding.shape
+    return products + 4.0 * length * width * outputs * len(connector.layers)
+
+
+def connector_weights(connector: nn.Module, *, trained_only: bool = False) -> tuple[int, int]:
+    """Number of weights of a connector in matrix products with every encoder output, and with every vector it gives.
+
+    Args:
+        connector: The connector.
+        trained_only: Count only weights that train.
+    """
+    weights = matrix_weights(connector, trained_only=trained_only)
+    if not isinstance(connector, QueryConnector):
+        return 0, weights
+    read: list[nn.Module] = [connector.input]
+    for layer in connector.layers:
+        read += [layer.key, layer.value]  # type: ignore[list-item]
+    of_outputs = sum(matrix_weights(module, trained_only=trained_only) for module in read)
+    queries = connector.query_embedding
+    return of_outputs, weights - of_outputs - (queries.numel() if queries.requires_grad or not trained_only else 0)

@@ -325,3 +325,13 @@ def summarise_parts(
             policy[name].learning_rate or learning_rate,
             policy[name].rate_origin,
         )
+
+
+def matrix_weights(module: nn.Module, *, trained_only: bool = False) -> int:
+    """Number of weights of a module in matrix products with every position, optionally only the trained ones."""
+    embedding_ids = {id(embedding.weight) for embedding in module.modules() if isinstance(embedding, nn.Embedding)}
+    return sum(
+        parameter.numel()
+        for parameter in module.parameters()
+        if parameter.dim() >= 2 and id(parameter) not in embedding_ids and (parameter.requires_grad or not trained_only)
+    )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from metalm_cli.common.checkpoints.find import find_local_checkpoint
 from metalm_cli.data.sources.locate import FileFacts
@@ -16,7 +16,7 @@ from metalm_cli.provenance.lineage import all_ancestors, ancestor_record, traine
 from metalm_cli.provenance.published_training import PublishedTraining, published_by_name
 from metalm_cli.tasks import Card
 from metalm_cli.templates import PromptStyle, collection_names
-from metalm_cli.templates.render import DemonstrationLayout, Route
+from metalm_cli.templates.render import is_style_value
 
 Label = Literal["seen", "seen by the encoder", "seen by the decoder", "leak partner", "held out", "unknown"]
 """``seen``: the task was trained on. ``seen by the encoder``, ``seen by the decoder``: a checkpoint of that part was
@@ -224,9 +224,6 @@ def _prompt_settings(lineage: Mapping[str, Any]) -> dict[str, Any]:
         settings["collection"] = collection
     for style_field in fields(PromptStyle):
         value = recorded.get(style_field.name)
-        choices = {"route": get_args(Route), "layout": get_args(DemonstrationLayout)}.get(
-            style_field.name, (True, False)
-        )
-        if value is not None and value in choices:
+        if value is not None and is_style_value(style_field.name, value):
             settings[style_field.name] = value
     return settings

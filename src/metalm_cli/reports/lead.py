@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metalm_cli.common.table import Table
+from metalm_cli.reports.figures.training_figures import Figure
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Lead:
         claims: The claims.
         notes: Sentences on how claims are judged.
         tables: Tables below the claims.
+        figures: Figures below the claims.
     """
 
     title: str
@@ -49,6 +51,7 @@ class Lead:
     claims: Sequence[ClaimView] = ()
     notes: Sequence[str] = ()
     tables: Sequence[Table] = field(default=())
+    figures: Sequence[Figure] = field(default=())
 
     @property
     def bars(self) -> list[list[dict[str, Any]]]:

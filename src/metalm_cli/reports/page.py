@@ -180,6 +180,7 @@ def _render(
     return _template().render(
         **content,
         lead=lead,
+        lead_figures=[] if lead is None else [_figure_view(figure) for figure in lead.figures],
         title=lead.title if lead is not None else _title(runs),
         subtitle=lead.subtitle if lead is not None else _subtitle(runs),
         tiles=[] if several or lead is not None else _tiles(runs[0]),

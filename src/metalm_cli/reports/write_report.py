@@ -53,13 +53,14 @@ def write_report(runs: Sequence[RunSummary], out: Path | None = None, lead: Lead
     return path
 
 
-def write_figures(runs: Sequence[RunSummary], folder: Path) -> list[Path]:
-    """Write each figure as PNG and SVG files, in the light theme.
+def write_figures(runs: Sequence[RunSummary], folder: Path, lead: Lead | None = None) -> list[Path]:
+    """Write each figure as PNG and SVG files, in the light theme; those of the first view of a study come first.
 
     Raises:
         MetalmError: The folder cannot be written.
     """
-    return vega_export.export_figures(report_figures(runs), folder, light_colours(), VEGA_CONFIG)
+    figures = [*(lead.figures if lead is not None else ()), *report_figures(runs)]
+    return vega_export.export_figures(figures, folder, light_colours(), VEGA_CONFIG)
 
 
 def write_run_report(folder: Path) -> Path:

@@ -111,6 +111,7 @@ def _tables_of_scales(file: StudyFile, node: YamlNode) -> Iterator[RecipeProblem
         tables = (
             ("commands", scale.commands, list(groups)),
             ("positions", scale.positions, list(groups)),
+            ("docked_outputs", scale.docked_outputs, list(groups)),
             ("overrides", scale.overrides, [EVERY, *groups]),
             ("options", scale.options, [EVERY, *evaluations]),
             ("seconds", scale.seconds, [*groups, *evaluations, "report"]),

@@ -40,9 +40,9 @@ class TrainingCost:
         is_bound: Whether the positions, and so the FLOPs, are an upper bound: tasks with no mean of positions.
         flops: FLOPs of all steps: 2 for each weight in a matrix product and position forward, 2 backward if
             the weight trains, and 2 if a gradient passes through. With a compressing connector, an encoder reads more
-            positions than its docks take, and the connector multiplies by each vector or output. Attention scores are
-            not counted, and the output head of the decoder only in pretraining: of a task's example, it reads the
-            answer alone.
+            positions than its docks take, and the connector multiplies by each vector or output. Attention scores and
+            adapters are not counted, and the output head of the decoder only in pretraining: of a task's example, it
+            reads the answer alone.
         disk: Bytes of the finished model and of its last checkpoint.
     """
 
@@ -97,25 +97,35 @@ def _cost(stage: Stage, recipe: Any, configs_by_run: dict[str, Configs]) -> Trai
         return TrainingCost(None, 0, steps, epochs, positions, is_bound, 0.0, 0)
     configs_by_run[str(stage.outputs[0])] = configs
     modules = _modules(configs)
-    policy = {name: requested_policy(model, name, TrainPolicy()) for name in modules}
-    apply_policy(modules, policy)
+    adapted = set() if model.lora is None else _adapted(model.lora.parts, modules)
+    frozen = {name for name in modules if model.lora is not None and not name.startswith("connectors.")} - adapted
+    inherited = {name: TrainPolicy("none" if name in frozen else "all") for name in modules}
+    apply_policy(modules, {name: requested_policy(model, name, inherited[name]) for name in modules})
+    for name in adapted:
+        modules[name].requires_grad_(False)
     flops, encoder_trains = 0.0, False
     for name, module in modules.items():  # encoders and connectors before the decoder
-        outputs, vectors = _docked_shares(recipe, name.partition(".")[2], configs)
+        outputs, vectors = _docked_shares(recipe, name.partition(".")[2], configs, stage, length)
         for share, weights, trained in _products(name, module, outputs, vectors, "decoder" in modules):
             if name == "decoder" and not is_task:
                 head = configs["decoder"].vocab_size * configs["decoder"].hidden_size
                 weights, trained = weights + head, trained + (head if trained else 0)
-            passed = weights if encoder_trains else trained
+            passed = weights if encoder_trains or name in adapted else trained
             flops += positions * share * (2.0 * weights + 2.0 * trained + 2.0 * passed)
             if name == "decoder" and recipe.train.distill is not None:
                 flops += positions * 2.0 * weights  # a teacher reads about as many positions, forward only
-        encoder_trains = encoder_trains or any(parameter.requires_grad for parameter in module.parameters())
+        trains = any(parameter.requires_grad for parameter in module.parameters())
+        encoder_trains = encoder_trains or trains or name in adapted
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     total = sum(parameter.numel() for parameter in parameters)
     trained_total = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     disk = BYTES_PER_PARAMETER * (2 * total + 2 * trained_total)
     return TrainingCost(total, trained_total, steps, epochs, positions, is_bound, flops, disk)
+
+
+def _adapted(parts: Sequence[str], modules: Mapping[str, Any]) -> set[str]:
+    """Names of the parts that get adapters."""
+    return {name for name in modules if name in parts or (name.startswith("encoders.") and "encoders" in parts)}
 
 
 def _recipes(stage: Stage) -> list[Any]:
@@ -140,7 +150,8 @@ def _products(
         vectors: Vectors of the connector for each decoder position.
         has_decoder: Whether there is a decoder, and not an encoder alone.
     """
-    from metalm_cli.training.planning.flops import connector_weights, matrix_weights
+    from metalm_cli.models.compressing_connectors import connector_weights
+    from metalm_cli.models.trainable import matrix_weights
 
     if name.startswith("connectors."):
         trained = connector_weights(module, trained_only=True)
@@ -150,11 +161,11 @@ def _products(
     yield share, matrix_weights(module), matrix_weights(module, trained_only=True)
 
 
-def _docked_shares(recipe: Any, name: str, configs: Configs) -> tuple[float, float]:
+def _docked_shares(recipe: Any, name: str, configs: Configs, stage: Stage, length: float) -> tuple[float, float]:
     """Encoder outputs and vectors of the connector for each decoder position, if all docks are those of an encoder.
 
-    The objective says which share of the tokens is docked; of tasks, all positions are. A compressing connector makes
-    rows of as many positions hold more tokens.
+    The objective says which share of the tokens is docked; of tasks, the study, or else all positions are. A
+    compressing connector makes rows of as many positions hold more tokens.
     """
     record = configs.get(f"connectors.{name}")
     if record is None:
@@ -165,6 +176,9 @@ def _docked_shares(recipe: Any, name: str, configs: Configs) -> tuple[float, flo
     share = float(getattr(objective, "span_fraction", 1.0) or 1.0)
     outputs, grid = _outputs_of_dock(recipe, configs[f"encoders.{name}"])
     compression = check_record(record, configs["decoder"].hidden_size, grid, "model.connector")
+    if recipe.command != "pretrain" and stage.docked_outputs is not None:
+        vectors = stage.docked_outputs if compression is None else compression.positions(round(stage.docked_outputs))
+        return stage.docked_outputs / length, vectors / length
     vectors = outputs if compression is None else compression.positions(outputs)
     docked_positions = share * vectors / outputs
     in_row = 1.0 - share + docked_positions

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from metalm_cli.studies.schema import ARM_MARK, EVERY, Arm, Scale, StudyEvaluation, StudyFile, StudyStage
+from metalm_cli.studies.schema import ARM_MARK, EVERY, STUDY_MARK, Arm, Scale, StudyEvaluation, StudyFile, StudyStage
 
 REFERENCE = re.compile(r"\{([a-z0-9][a-z0-9_-]*)\}")
 """A reference to the run folder of a stage, in the text of a recipe value."""
@@ -66,7 +66,7 @@ class StageOfArm:
         """Return the names of the stages whose outputs the stage uses."""
         names = [] if self.base is None else [self.base]
         for text in texts(self.overrides(scale)):
-            names += REFERENCE.findall(text)
+            names += REFERENCE.findall(text.replace(STUDY_MARK, ""))
         return list(dict.fromkeys(names))
 
 

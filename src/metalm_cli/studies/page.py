@@ -5,16 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 from metalm_cli.common.table import Table
+from metalm_cli.reports.figures.score_curve_figure import score_curve_figure
+from metalm_cli.reports.figures.training_figures import Figure
 from metalm_cli.reports.lead import ClaimView, Lead
 from metalm_cli.studies.load import Study, load_study
 from metalm_cli.studies.results import ClaimResult, StudyResults
-from metalm_cli.studies.score_tables import headline, ours_text, pair_table, paper_text, seed_text, short_name
+from metalm_cli.studies.score_tables import (
+    cost_table,
+    headline,
+    ours_text,
+    pair_table,
+    paper_text,
+    seed_text,
+    short_name,
+)
 from metalm_cli.studies.state import STATE_FILE, STUDY_FILE, claims_note, read_state
 
 RULE = (
     "A claim agrees with the paper if the 95% interval of first minus second is clear of 0 (of the dashed line) in the "
     "claimed direction, disagrees if it is clear of 0 in the other direction, and is undecided otherwise. The interval "
     "resamples examples and seeds together, the same ones for both models; with one seed it covers examples only."
+)
+
+COST_NOTE = (
+    "Means over the examples that were answered and over seeds. Time: encoding, prefill and answer by the clock, in "
+    "fp32. FLOPs: a forward pass over the prompt, apart from others. Memory: the highest peak above the loaded model."
 )
 
 
@@ -42,7 +57,41 @@ def study_lead(folder: Path) -> Lead:
         claims=[_view(claim) for claim in claims],
         notes=[RULE, claims_note(state, study)] if claims else [],
         tables=_tables(results),
+        figures=study_figures(results),
     )
+
+
+def study_figures(results: StudyResults) -> list[Figure]:
+    """Figures of a study, of the models that have results."""
+    figures = []
+    for figure in results.study.file.figures:
+        if figure.scales is not None and results.scale not in figure.scales:
+            continue
+        curves = {
+            line.label: [
+                (int(number), *score)
+                for number, model in sorted(line.points.items(), key=lambda point: int(point[0]))
+                if (score := _score(results, model))
+            ]
+            for line in figure.lines
+        }
+        levels = {
+            level.label: score
+            for level in figure.levels
+            if (score := (level.score,) * 3 if level.score is not None else _score(results, level.model or ""))
+        }
+        made = score_curve_figure(figure.name, figure.title, figure.axis, curves, levels)
+        figures += [made] if made is not None else []
+    return figures
+
+
+def _score(results: StudyResults, model: str) -> tuple[float, float, float] | None:
+    """Mean score of a model over tasks and seeds with its 95% interval; None without results."""
+    evaluation = results.best_evaluation(model)
+    if evaluation is None or not results.task_results(evaluation, model, model):
+        return None
+    difference = results.mean_difference(evaluation, model, model)
+    return (difference.first, *difference.first_interval)
 
 
 def load_copy(folder: Path) -> Study:
@@ -84,4 +133,5 @@ def _tables(results: StudyResults) -> list[Table]:
             headers, rows = pair_table(results, name, first, other)
             title = evaluation.title[:1].upper() + evaluation.title[1:]
             tables.append(Table(title, headers, rows, "Scores 0 to 100, means over seeds; * held out."))
-    return tables
+    headers, rows = cost_table(results)
+    return [*tables, Table("Cost of an example", headers, rows, COST_NOTE)] if rows else tables

@@ -24,7 +24,7 @@ from metalm_cli.studies.schema import CHANCE, RECORDED, Claim, StudyEvaluation, 
 from metalm_cli.studies.stages import Layout, result_paths
 
 if TYPE_CHECKING:
-    from metalm_cli.evaluation.results.schema import ResultRecord, SettingRecord
+    from metalm_cli.evaluation.results.schema import CostRecord, ResultRecord, SettingRecord
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class ClaimResult:
         tasks: Results by task.
         verdict: The verdict; None without results.
         missing: Reason for a missing result; empty otherwise.
+        ratios: Of a claim about a cost, first divided by second for each seed.
     """
 
     claim: Claim
@@ -73,6 +74,7 @@ class ClaimResult:
     tasks: tuple[TaskResult, ...] = ()
     verdict: Verdict | None = None
     missing: str = ""
+    ratios: tuple[float, ...] = ()
 
     @property
     def at_least(self) -> int:
@@ -122,10 +124,10 @@ class StudyResults:
         from metalm_cli.evaluation.results.result_reader import read_result
 
         records: dict[str, dict[int, list[ResultRecord]]] = {}
-        for name, (_, models) in self.evaluations.items():
+        for name, (evaluation, models) in self.evaluations.items():
             records[name] = {}
             for seed in self._seeds():
-                paths = result_paths(self.layout.folder(seed), name, len(models))
+                paths = result_paths(self.layout.folder(seed), evaluation, models)
                 if all(path.is_file() for path in paths):
                     results = [read_result(path) for path in paths]
                     if all(result.complete for result in results):
@@ -156,6 +158,8 @@ class StudyResults:
         if not self.records[claim.evaluation]:
             return ClaimResult(claim, *labels, missing=f"no results yet of the evaluation {claim.evaluation}")
         seeds = len(self.records[claim.evaluation])
+        if claim.measure != "score":
+            return self._judge_cost(claim, labels)
         results = self.task_results(claim.evaluation, claim.first, claim.second, claim)
         if not results:
             return ClaimResult(claim, *labels, missing="no task of the claim has both scores")
@@ -165,6 +169,37 @@ class StudyResults:
         difference = self.mean_difference(claim.evaluation, claim.first, claim.second, claim)
         verdict = verdict_of(difference.interval, claim.margin, claim.direction)
         return ClaimResult(claim, *labels, seeds, difference, tuple(results), verdict)
+
+    def _judge_cost(self, claim: Claim, labels: tuple[str, str]) -> ClaimResult:
+        first, second = (
+            [value for cost in self.costs(name) if (value := getattr(cost, claim.measure)) is not None]
+            for name in (claim.first, claim.second)
+        )
+        if not first or not second:
+            return ClaimResult(claim, *labels, missing=f"no {claim.measure} of an example of both models")
+        paired = (
+            zip(first, second, strict=True) if len(first) == len(second) else ((value, second[0]) for value in first)
+        )
+        ratios = tuple(one / other for one, other in paired)
+        limit = claim.at_most or 1.0
+        verdict: Verdict = "agrees" if max(ratios) <= limit else "disagrees" if min(ratios) > limit else "undecided"
+        return ClaimResult(claim, *labels, len(ratios), verdict=verdict, ratios=ratios)
+
+    def best_evaluation(self, model: str) -> str | None:
+        """The evaluation that has a model with the most seeds; None if no evaluation with results has it."""
+        names = [name for name, (_, models) in self.evaluations.items() if model in models and self.records[name]]
+        return max(names, key=lambda name: len(self.records[name]), default=None)
+
+    def costs(self, model: str) -> list[CostRecord]:
+        """Cost of an example of a model, by seed, from the evaluation in which the model answered and read no cache."""
+        costs: dict[int, CostRecord] = {}
+        for name, (_, models) in self.evaluations.items():
+            for seed, results in self.records[name].items() if model in models else ():
+                for task in results[models.index(model)].tasks.values():
+                    cost = task.settings[0].templates[0].cost
+                    if cost is not None and (seed not in costs or cost.examples > costs[seed].examples):
+                        costs[seed] = cost
+        return [costs[seed] for seed in sorted(costs)]
 
     def task_results(
         self, evaluation: str, first: str, second: str, claim: Claim | None = None, shots: int | None = None

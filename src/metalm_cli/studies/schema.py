@@ -15,7 +15,7 @@ RECORDED = "recorded"
 ARM_MARK = "{arm}"
 """Placeholder of the arm in the name, the command and the base of a stage that runs once for each arm."""
 STUDY_MARK = "{study}"
-"""Placeholder of the folder of the study's file in the options of evaluations, for cards of its own."""
+"""Placeholder of the folder of the study's file in recipe values and options of evaluations, for files of its own."""
 EVERY = "all"
 """Key of ``overrides`` and ``options`` of a scale that applies to every stage."""
 
@@ -53,7 +53,9 @@ class StudyStage(Section):
         default=None, description="Stage whose model it trains (the recipe's model.checkpoint), with {arm} if needed."
     )
     overrides: dict[str, Any] = Field(
-        default={}, description="Recipe values, by dotted key; {NAME} in a text is the run folder of the stage NAME."
+        default={},
+        description="Recipe values, by dotted key; {NAME} in a text is the run folder of the stage NAME, {study} the "
+        "folder of the study's file.",
     )
     group: str | None = Field(
         default=None, description="Key of the stage in overrides and seconds of a scale. Default: its name."
@@ -89,6 +91,11 @@ class StudyEvaluation(Section):
     options: str = Field(
         examples=["--cluster world --protocol finetuned"],
         description="Options of metalm evaluate that select tasks; {study} is the folder of the study's file.",
+    )
+    separately: bool = Field(
+        default=False,
+        description="Evaluate each model by itself, with the settings of its own training, in a process of its own. "
+        "Default: side by side, with the settings of the first, and long inputs truncated to what all of them read.",
     )
     summary: str = Field(description="What is evaluated, in a few words.")
     purpose: str = Field(default="", description="Why, in one line.")
@@ -135,6 +142,13 @@ class Claim(Section):
     at_least: int | None = Field(
         default=None, ge=1, description="With over: each, number of tasks that must agree. Default: all."
     )
+    measure: Literal["score", "milliseconds", "flops"] = Field(
+        default="score",
+        description="What is compared: scores, or the cost of an example, as first divided by second (with at_most).",
+    )
+    at_most: float | None = Field(
+        default=None, gt=0, description="With a cost as measure, the largest first divided by second that agrees."
+    )
     margin: float = Field(
         default=0.0, description="Points that the first score may be behind (or, if negative, must be ahead)."
     )
@@ -160,9 +174,45 @@ class Claim(Section):
             raise InconsistentValues(
                 "recorded scores need second: recorded, and the reverse", key="second", remedy="set both or neither"
             )
+        if (self.measure == "score") != (self.at_most is None):
+            raise InconsistentValues(
+                "a cost as measure needs at_most, and the reverse", key="at_most", remedy="set both or neither"
+            )
+        if self.measure != "score" and self.second in (CHANCE, RECORDED):
+            raise InconsistentValues(f"{self.second} has no cost", key="second", remedy="name a model")
         if self.first == self.second:
             raise InconsistentValues("first and second are the same model", key="second", remedy="name another model")
         return self
+
+
+class FigureLine(Section):
+    """A line of a figure: a kind of model at several values of the horizontal axis."""
+
+    label: str = Field(description="Name of the line.")
+    points: dict[Annotated[str, Field(pattern=r"^[1-9][0-9]*$")], str] = Field(
+        min_length=1, description="Model by value of the horizontal axis, a whole number."
+    )
+
+
+class FigureLevel(Section):
+    """A horizontal line of a figure: a model that has no value on the horizontal axis, or a recorded score."""
+
+    one_of = (("model", "score"),)
+
+    label: str = Field(description="Name of the level.")
+    model: str | None = Field(default=None, description="The model.")
+    score: Annotated[float, Field(ge=0, le=100)] | None = Field(default=None, description="Recorded score, 0 to 100.")
+
+
+class StudyFigure(Section):
+    """A figure of scores over a number, such as decoder positions, with intervals."""
+
+    name: Name = Field(description="Name of the figure and of its files.")
+    title: str = Field(description="Title of the figure.")
+    axis: str = Field(examples=["decoder positions"], description="Title of the horizontal axis, which is logarithmic.")
+    lines: list[FigureLine] = Field(min_length=1, description="The lines.")
+    levels: list[FigureLevel] = Field(default=[], description="Horizontal lines for comparison.")
+    scales: list[str] | None = Field(default=None, description="Scales that have the figure. Default: all.")
 
 
 class Scale(Section):
@@ -193,6 +243,11 @@ class Scale(Section):
         description="Mean decoder positions of an example of tasks, by stage or group, for the FLOPs. Default: "
         "data.sequence_length, the most that an example can have.",
     )
+    docked_outputs: dict[str, float] = Field(
+        default={},
+        description="Mean docked encoder outputs of an example of tasks, by stage or group, for the FLOPs. Default: as "
+        "many as its decoder positions hold.",
+    )
     flops_per_second: float | None = Field(
         default=None, gt=0, description="Speed in FLOPs per second, for the hours of stages without recorded time."
     )
@@ -206,7 +261,8 @@ class Scale(Section):
             raise InconsistentValues(
                 "headline_seeds do not include all seeds", key="headline_seeds", remedy="add the missing seeds"
             )
-        for key, table in (("seconds", self.seconds), ("positions", self.positions)):
+        tables = (("seconds", self.seconds), ("positions", self.positions), ("docked_outputs", self.docked_outputs))
+        for key, table in tables:
             for name, value in table.items():
                 if value < 0:
                     raise InconsistentValues(f"the value of {name} is negative", key=key, remedy="write 0 or more")
@@ -232,3 +288,4 @@ class StudyFile(Section):
     stages: list[StudyStage] = Field(default=[], description="Training runs, each after those that it uses.")
     evaluations: list[StudyEvaluation] = Field(min_length=1, description="Evaluations of the trained models.")
     claims: list[Claim] = Field(default=[], description="Claims; the first is that of the headline.")
+    figures: list[StudyFigure] = Field(default=[], description="Figures of the page, beside those of the runs.")

@@ -57,6 +57,8 @@ def headline(results: Sequence[ClaimResult]) -> str:
 def headline_sentence(result: ClaimResult) -> str:
     """One sentence on a claim: which model is better, where and how sure."""
     claim = result.claim
+    if result.ratios:
+        return f"{result.first} against {result.second}, {claim.measure} of an example: {ratio_text(result)}."
     where = f"{_tasks_text(result)}, {seed_text(result.seeds)}"
     if result.difference is not None:
         value, (low, high) = result.difference.value, result.difference.interval
@@ -121,6 +123,8 @@ def ours_text(result: ClaimResult) -> str:
     """Our result of a claim: scores and difference, or the number of tasks that agree."""
     if result.verdict is None:
         return result.missing
+    if result.ratios:
+        return ratio_text(result)
     if result.difference is not None:
         difference = result.difference
         return f"{difference.first:.1f} − {difference.second:.1f} = {difference_text(difference)}"
@@ -130,6 +134,47 @@ def ours_text(result: ClaimResult) -> str:
     agreeing = [short_name(task.task) for task in result.tasks if task.verdict == "agrees"]
     names = f" ({', '.join(agreeing)})" if agreeing else ""
     return f"{len(agreeing)} of {len(result.tasks)} tasks{names}; needed: {result.at_least}"
+
+
+def ratio_text(result: ClaimResult) -> str:
+    """Result of a claim about a cost: first divided by second, with its range over seeds, and the limit."""
+    mean = sum(result.ratios) / len(result.ratios)
+    over = f" ({min(result.ratios):.2f} to {max(result.ratios):.2f})" if len(result.ratios) > 1 else ""
+    return f"{mean:.2f} times{over}; at most {result.claim.at_most:g} claimed"
+
+
+COST_HEADERS = [
+    "model",
+    "decoder positions",
+    "encoder positions",
+    "ms an example",
+    "GFLOPs a prompt",
+    "peak memory, MiB",
+]
+
+
+def cost_table(results: StudyResults) -> Rows:
+    """Headers and rows of the cost of an example of each model, as means over seeds."""
+    models = dict.fromkeys(model for _, names in results.evaluations.values() for model in names)
+    rows = []
+    for model in models:
+        costs = results.costs(model)
+        if not costs:
+            continue
+        count = len(costs)
+        flops = [cost.flops for cost in costs if cost.flops is not None]
+        memory = [cost.memory for cost in costs if cost.memory is not None]
+        rows.append(
+            [
+                results.labels[model],
+                f"{sum(cost.positions for cost in costs) / count:.1f}",
+                f"{sum(cost.encoder_positions for cost in costs) / count:.1f}",
+                f"{sum(cost.milliseconds for cost in costs) / count:.1f}",
+                f"{sum(flops) / len(flops) / 1e9:.2f}" if flops else "–",
+                f"{max(memory) / 2**20:,.0f}" if memory else "–",
+            ]
+        )
+    return COST_HEADERS, rows
 
 
 def paper_text(result: ClaimResult) -> str:

@@ -41,6 +41,7 @@ class Stage:
         seed: The seed; None for the report.
         is_recorded: Whether the cost is a recorded time.
         positions: Mean decoder positions of an example of tasks; None: at most the sequence length.
+        docked_outputs: Mean docked encoder outputs of an example of tasks; None: all its positions are docked.
         decoder_of: Run folder of the model whose decoder the output must keep bit for bit.
         question: Example question for its model; empty if the study has none.
     """
@@ -58,6 +59,7 @@ class Stage:
     seed: int | None = None
     is_recorded: bool = True
     positions: float | None = None
+    docked_outputs: float | None = None
     decoder_of: Path | None = None
     question: str = ""
 
@@ -164,9 +166,10 @@ class _Builder:
                 self.training(stage, seed) for stage in self.in_order() if seed in self.layout.seeds_of(stage.stage)
             ]
             stages += [
-                self.evaluation(evaluation, models, seed)
+                self.evaluation(evaluation, group, seed)
                 for evaluation, models in evaluations_of(self.study.file, self.scale_name)
                 if seed in self.layout.seeds_of(evaluation)
+                for group in ([[model] for model in models] if evaluation.separately else [models])
             ]
         return [*stages, self.report(stages)]
 
@@ -221,15 +224,17 @@ class _Builder:
             seed=seed,
             is_recorded=cost is not None,
             positions=self.scale.positions.get(of_arm.name, self.scale.positions.get(of_arm.group)),
+            docked_outputs=self.scale.docked_outputs.get(of_arm.name, self.scale.docked_outputs.get(of_arm.group)),
             decoder_of=self.folder_of(of_arm.base, seed) if of_arm.stage.keeps_decoder and of_arm.base else None,
             question=of_arm.stage.question,
         )
 
     def _resolved(self, text: str, seed: int) -> str:
-        """A text with each reference replaced by the run folder of the stage."""
-        return REFERENCE.sub(
+        """A text with each reference replaced by the run folder of the stage, or by the folder of the study's file."""
+        text = REFERENCE.sub(
             lambda match: path_argument(self.folder_of(match[1], seed)) if match[1] in self.of_arms else match[0], text
         )
+        return text.replace(STUDY_MARK, str(self.study.path.parent)) if self.resolves else text
 
     def _steps(self, name: str, verb: str, recipe: str, values: list[str], base: list[str]) -> int:
         """Optimiser steps of a training (1 if it is planned in epochs), and a check of its recipe and of its tasks.
@@ -254,7 +259,7 @@ class _Builder:
         return sum(recipe.train.steps or 1 for recipe in recipes)
 
     def evaluation(self, evaluation: StudyEvaluation, models: list[str], seed: int) -> Stage:
-        """Create an evaluation of models side by side."""
+        """Create an evaluation of models side by side, or of a model by itself."""
         folder = self.layout.folder(seed)
         first, *others = (self.checkpoints.get(model) or path_argument(self.folder_of(model, seed)) for model in models)
         versus = [argument for other in others for argument in ("--versus", other)]
@@ -263,17 +268,18 @@ class _Builder:
         ).split()
         if self.resolves:  # the place of the study's file has no effect on the hash of a command
             flags = [flag.replace(STUDY_MARK, str(self.study.path.parent)) for flag in flags]
-        paths = result_paths(folder, evaluation.name, len(models))
+        paths = result_paths(folder, evaluation, models)
+        name = f"{evaluation.name}-{models[0]}" if evaluation.separately else evaluation.name
         cost = self.scale.seconds.get(evaluation.name)
         return Stage(
-            evaluation.name + self.layout.suffix(seed),
+            name + self.layout.suffix(seed),
             evaluation.summary,
             evaluation.purpose,
             ("evaluate", first, *versus, *flags, "--save-samples", "--out", str(paths[0]), *self.options),
             tuple(paths),
             tuple(self.full_name(model, seed) for model in models if model in self.of_arms),
             len(models) * (DEFAULT_SECONDS if cost is None else cost),
-            kind=evaluation.name,
+            kind=name,
             seed=seed,
             is_recorded=cost is not None,
         )
@@ -294,9 +300,13 @@ class _Builder:
         )
 
 
-def result_paths(folder: Path, evaluation: str, count: int) -> list[Path]:
-    """Result files of an evaluation of ``count`` models in the folder of a seed."""
-    return [folder / "results" / f"{evaluation}{'' if n == 1 else f'-{n}'}.json" for n in range(1, count + 1)]
+def result_paths(folder: Path, evaluation: StudyEvaluation, models: Sequence[str]) -> list[Path]:
+    """Result files of the models of an evaluation in the folder of a seed."""
+    if evaluation.separately:
+        names = [f"{evaluation.name}-{model}" for model in models]
+    else:
+        names = [f"{evaluation.name}{'' if n == 1 else f'-{n}'}" for n in range(1, len(models) + 1)]
+    return [folder / "results" / f"{name}.json" for name in names]
 
 
 def path_argument(path: Path) -> str:

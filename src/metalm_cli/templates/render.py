@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jinja2 import TemplateError
 
@@ -24,6 +24,11 @@ _BLANK_LINES = re.compile(r"\n{3,}")
 
 Route = Literal["template", "encoder", "decoder"]
 DemonstrationLayout = Literal["docks", "joined"]
+TruncatedPart = Literal["tail", "head", "middle"]
+STYLE_CHOICES = {"route": get_args(Route), "layout": get_args(DemonstrationLayout), "truncate": get_args(TruncatedPart)}
+"""Values of the fields of a prompt style that are names."""
+STYLE_NUMBERS = ("long_field_tokens",)
+"""Fields of a prompt style that are numbers of at least 1; all others are true or false."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class PromptStyle:
         route: Route of inputs: as the template defines, all docked, or all read by the decoder.
         layout: Demonstrations as docks and answers, or as one text in front of the input.
         windows: Dock a long field in several windows if its encoder does not read all of it.
+        truncate: Part of a long field that is removed where it is truncated; None: as its card says.
+        long_field_tokens: Maximum decoder tokens of a long field; None: as many as fit.
     """
 
     options: bool = True
@@ -43,6 +50,21 @@ class PromptStyle:
     route: Route = "template"
     layout: DemonstrationLayout = "docks"
     windows: bool = False
+    truncate: TruncatedPart | None = None
+    long_field_tokens: int | None = None
+
+
+def is_style_value(name: str, value: object) -> bool:
+    """Whether a field of a prompt style can have a value that is set.
+
+    >>> is_style_value("route", "encoder"), is_style_value("options", 1), is_style_value("long_field_tokens", 16)
+    (True, False, True)
+    """
+    if name in STYLE_CHOICES:
+        return value in STYLE_CHOICES[name]
+    if name in STYLE_NUMBERS:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, bool)
 
 
 @dataclass(frozen=True)

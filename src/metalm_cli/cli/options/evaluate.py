@@ -58,7 +58,7 @@ Templates = Annotated[
     str | None,
     typer.Option(
         "--templates",
-        help="Template collection: flan, t5, plain, none, or a folder. Default: as in training, else flan.",
+        help="Template collection: flan, t5, plain, none, passages, or a folder. Default: as in training, else flan.",
         show_default=False,
     ),
 ]

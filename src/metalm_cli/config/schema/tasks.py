@@ -22,7 +22,8 @@ class TemplateOptions(Section):
     }
 
     collection: str = Field(
-        default="flan", description="Template collection: flan, t5, plain, none, or a folder of template files."
+        default="flan",
+        description="Template collection: flan, t5, plain, none, passages, or a folder of template files.",
     )
     template_sampling: Literal["first", "index", "seed"] = Field(
         default="first",
@@ -198,6 +199,16 @@ class TaskDataConfig(Section):
         default="truncate",
         description="Inputs longer than their encoder reads: truncate the card's long field, or dock it in several "
         "windows.",
+    )
+    truncate: Literal["tail", "head", "middle"] | None = Field(
+        default=None,
+        description="Part of the long field that is removed where it is truncated. Default: as its card says.",
+    )
+    long_field_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Maximum decoder tokens of the long field of each task; the rest is removed, whether the field is "
+        "docked or not.",
     )
     match_input_lengths_of: list[MatchedEncoder] = Field(
         default=[],

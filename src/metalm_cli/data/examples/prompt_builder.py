@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from metalm_cli.data.examples.long_inputs import split_into_windows
-from metalm_cli.data.examples.truncation import LengthLimits, truncate_example
+from metalm_cli.data.examples.truncation import LengthLimits, shorten_long_field, truncate_example
 from metalm_cli.sessions import Session
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import Prompt, PromptStyle, Template, prompt_to_session, render
@@ -86,6 +86,7 @@ class PromptBuilder:
             demonstrations: Answered examples that precede it.
             with_answer: Include the answer as a training target.
         """
+        example = self._shortened(example)
         return self._session(self.prompt(example), example, demonstrations, with_answer)
 
     def truncate(
@@ -97,11 +98,14 @@ class PromptBuilder:
             The fitting example, and whether it was truncated; None if it does not fit.
         """
 
+        shortened = self._shortened(example)
+
         def make_session(candidate: Example) -> Session:
-            prompt = self.prompt(candidate) if candidate is example else self.prompt.render(candidate)
+            prompt = self.prompt(candidate) if candidate is shortened else self.prompt.render(candidate)
             return self._session(prompt, candidate, demonstrations, with_answer)
 
-        return truncate_example(example, self.card, make_session, self.limits)
+        fitted = truncate_example(shortened, self.card, make_session, self.limits, self.style.truncate)
+        return None if fitted is None else (fitted[0], fitted[1] or shortened is not example)
 
     def fit(
         self,
@@ -138,7 +142,7 @@ class PromptBuilder:
     ) -> Session:
         session = prompt_to_session(
             prompt,
-            [self.prompt(demonstration) for demonstration in demonstrations],
+            [self.prompt(self._shortened(demonstration)) for demonstration in demonstrations],
             delimiter=self.delimiter,
             style=self.style,
             with_target=with_answer,
@@ -147,9 +151,16 @@ class PromptBuilder:
             return session
         return split_into_windows(session, example.fields[self.card.long_inputs.field], self.limits)
 
+    def _shortened(self, example: Example) -> Example:
+        """The example with its long field shortened as the style says; the same object if nothing is removed."""
+        tokens = self.style.long_field_tokens
+        if tokens is None:
+            return example
+        return shorten_long_field(example, self.card, tokens, self.style.truncate, self.limits.tokenizer)
+
     def _tokens(self, demonstrations: Sequence[Example]) -> int:
         """Decoder tokens of demonstrations with their answers."""
-        prompts = [self.prompt(demonstration) for demonstration in demonstrations]
+        prompts = [self.prompt(self._shortened(demonstration)) for demonstration in demonstrations]
         return sum(
             len(self.limits.tokenizer.encode_continuation(f"{prompt.input} {prompt.target}")) for prompt in prompts
         )

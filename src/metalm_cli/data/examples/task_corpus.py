@@ -113,7 +113,15 @@ class TaskCorpus:
         options = self.options
         templates = options.templates
         layout, windows = options.demonstrations.demonstration_layout, options.long_inputs == "windows"
-        return PromptStyle(templates.show_options, templates.rationales, templates.input_route, layout, windows)
+        return PromptStyle(
+            templates.show_options,
+            templates.rationales,
+            templates.input_route,
+            layout,
+            windows,
+            options.truncate,
+            options.long_field_tokens,
+        )
 
     @property
     def sources(self) -> list[SourceInfo]:

@@ -53,7 +53,7 @@ def select_tasks(options: TaskDataConfig, cards: Cards | None = None) -> TaskSel
     """Select the training tasks: without held-out tasks, tasks that leak into them, and tasks for evaluation only.
 
     Raises:
-        MetalmError: A name is unknown, or no task is left to train on.
+        MetalmError: A name is unknown, no task is left to train on, or none has the long field that is to be shortened.
     """
     cards = cards or load_cards(options)
     names = [task for name in options.tasks for task in (cards.names_in_path(name) if is_path(name) else [name])]
@@ -75,6 +75,13 @@ def select_tasks(options: TaskDataConfig, cards: Cards | None = None) -> TaskSel
             why="; ".join(f"{', '.join(names)}: {reason}" for reason, names in group_by_reason(dropped).items())
             or "the clusters have no such cards",
             remedy="train on more tasks, or hold out fewer",
+        )
+    if options.long_field_tokens is not None and all(card.long_inputs is None for card in training_cards):
+        raise MetalmError(
+            "no task has a long field to shorten",
+            where=f"data.long_field_tokens: {options.long_field_tokens}",
+            why=f"no long_inputs in the cards of {', '.join(card.name for card in training_cards)}",
+            remedy="name the field in a card (long_inputs), or leave data.long_field_tokens out",
         )
     return TaskSelection(training_cards, tuple(held_out), dropped)
 

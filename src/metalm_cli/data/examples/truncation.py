@@ -146,8 +146,43 @@ class LengthLimits:
         return len(self.tokenizer.encode_continuation(text))
 
 
+def shorten_long_field(
+    example: Example, card: Card, tokens: int, truncate: str | None, tokenizer: DecoderTokenizer
+) -> Example:
+    """Shorten the long field of an example to a number of decoder tokens, whatever its session has room for.
+
+    Args:
+        example: The example.
+        card: Its card; without a long field, the example stays as it is.
+        tokens: Maximum decoder tokens of the field, as a text that continues a session.
+        truncate: Part of the field that is removed; None: as the card says.
+        tokenizer: Tokenizer of the decoder.
+    """
+    if card.long_inputs is None:
+        return example
+    name, cut_from = card.long_inputs.field, truncate or card.long_inputs.truncate
+    text = example.fields[name]
+
+    def fits(length: int) -> bool:
+        return len(tokenizer.encode_continuation(truncate_at_space(text, length, cut_from))) <= tokens
+
+    if fits(len(text)):
+        return example
+    low, high = 0, min(len(text), 2 * TYPICAL_TOKEN_LENGTH * tokens)
+    while high < len(text) and fits(high):
+        low, high = high, min(len(text), 2 * high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return replace(example, fields={**example.fields, name: truncate_at_space(text, low, cut_from)})
+
+
 def truncate_example(
-    example: Example, card: Card, make_session: Callable[[Example], Session], limits: LengthLimits
+    example: Example,
+    card: Card,
+    make_session: Callable[[Example], Session],
+    limits: LengthLimits,
+    truncate: str | None = None,
 ) -> tuple[Example, bool] | None:
     """Truncate the long field of an example so that its session fits.
 
@@ -156,6 +191,7 @@ def truncate_example(
         card: Its card.
         make_session: Builds the session of an example.
         limits: Length limits of the session.
+        truncate: Part of the field that is removed; None: as the card says.
 
     Returns:
         The fitting example, and whether it was truncated; None if it does not fit even without the long field, or if
@@ -165,7 +201,7 @@ def truncate_example(
         return example, False
     if card.long_inputs is None:
         return None
-    name, cut_from = card.long_inputs.field, card.long_inputs.truncate
+    name, cut_from = card.long_inputs.field, truncate or card.long_inputs.truncate
     text = example.fields[name]
 
     def truncated(length: int) -> Example:

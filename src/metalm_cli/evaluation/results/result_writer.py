@@ -16,6 +16,7 @@ from metalm_cli.evaluation.metrics import bootstrap, task_metrics
 from metalm_cli.evaluation.results.schema import (
     BestTemplate,
     Chance,
+    CostRecord,
     FileRecord,
     MeanRecord,
     ResultRecord,
@@ -246,6 +247,7 @@ def template_record(template_result: TemplateResult, metric: MetricName) -> Temp
         max_answer_tokens=template_result.max_answer_tokens,
         at_limit=template_result.at_limit,
         warnings=list(template_result.warnings),
+        cost=None if template_result.cost is None else CostRecord(**asdict(template_result.cost)),
     )
 
 

@@ -45,6 +45,17 @@ class Chance(RecordPart):
         return max((level for level in (self.uniform, self.majority) if level is not None), default=None)
 
 
+class CostRecord(RecordPart):
+    """Cost of an example, see :class:`~metalm_cli.evaluation.metrics.cost.Cost`."""
+
+    examples: int
+    milliseconds: float
+    positions: float
+    encoder_positions: float = 0.0
+    flops: float | None = None
+    memory: int | None = None
+
+
 class TemplateRecord(RecordPart):
     """Result of a task with one template.
 
@@ -59,9 +70,10 @@ class TemplateRecord(RecordPart):
         max_answer_tokens: Maximum number of new tokens of open answers; None if answers are among options.
         at_limit: Number of open answers that met this limit, or the end of the model's positions, before their end.
         warnings: Messages about options or answers that the model's tokenizer cannot distinguish or spell.
+        cost: Time, positions, FLOPs and memory of an example; None if all answers were cached.
     """
 
-    optional_keys = frozenset({"also_each", "note", "max_answer_tokens", "at_limit", "warnings"})
+    optional_keys = frozenset({"also_each", "note", "max_answer_tokens", "at_limit", "warnings", "cost"})
 
     template: str
     score: float | None
@@ -80,6 +92,7 @@ class TemplateRecord(RecordPart):
     max_answer_tokens: int | None = None
     at_limit: int = 0
     warnings: list[str] = []
+    cost: CostRecord | None = None
 
     @property
     def limit_message(self) -> str:

@@ -12,20 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from metalm_cli.models.compressing_connectors import QueryConnector
+from metalm_cli.models.compressing_connectors import connector_flops
 from metalm_cli.models.metalm import MetaLM
-from metalm_cli.models.trainable import transformer_layers
+from metalm_cli.models.trainable import matrix_weights, transformer_layers
 from metalm_cli.sessions import Batch
-
-
-def matrix_weights(module: nn.Module, *, trained_only: bool = False) -> int:
-    """Number of weights of a module in matrix products with every position, optionally only the trained ones."""
-    embedding_ids = {id(embedding.weight) for embedding in module.modules() if isinstance(embedding, nn.Embedding)}
-    return sum(
-        parameter.numel()
-        for parameter in module.parameters()
-        if parameter.dim() >= 2 and id(parameter) not in embedding_ids and (parameter.requires_grad or not trained_only)
-    )
 
 
 def stack_flops(
@@ -87,40 +77,6 @@ def batch_flops(model: MetaLM, batch: Batch) -> float:
     head = model.decoder.get_output_embeddings().weight
     # The head runs only on trained positions; the decoder below needs the gradient of its input.
     return total + 2.0 * head.numel() * len(stream.targets) * (2 + int(head.requires_grad))
-
-
-def connector_flops(connector: nn.Module, outputs: int, vectors: int) -> float:
-    """FLOPs of a connector's forward pass.
-
-    Args:
-        connector: The connector.
-        outputs: Number of docked encoder outputs.
-        vectors: Number of vectors that it gives for them.
-    """
-    of_outputs, of_vectors = connector_weights(connector)
-    products = 2.0 * (of_outputs * outputs + of_vectors * vectors)
-    if not isinstance(connector, QueryConnector):
-        return products
-    length, width = connector.query_embedding.shape
-    return products + 4.0 * length * width * outputs * len(connector.layers)
-
-
-def connector_weights(connector: nn.Module, *, trained_only: bool = False) -> tuple[int, int]:
-    """Number of weights of a connector in matrix products with every encoder output, and with every vector it gives.
-
-    Args:
-        connector: The connector.
-        trained_only: Count only weights that train.
-    """
-    weights = matrix_weights(connector, trained_only=trained_only)
-    if not isinstance(connector, QueryConnector):
-        return 0, weights
-    read: list[nn.Module] = [connector.input]
-    for layer in connector.layers:
-        read += [layer.key, layer.value]  # type: ignore[list-item]
-    of_outputs = sum(matrix_weights(module, trained_only=trained_only) for module in read)
-    queries = connector.query_embedding
-    return of_outputs, weights - of_outputs - (queries.numel() if queries.requires_grad or not trained_only else 0)
 
 
 def _shape(inputs: dict[str, Any], encoder: Any) -> tuple[int, int]:

@@ -224,7 +224,7 @@ class EvaluatedTasks:
             on_progress: Called with a progress message.
         """
         tasks = [self.opened.tasks[index] for index in indices]
-        results = Evaluator(language_model, self.opened.settings).evaluate(tasks, on_progress)
+        results = Evaluator(language_model, self.opened.settings, is_in_training=True).evaluate(tasks, on_progress)
         return {result.task.card.name: task_record(result, self.labels[result.task.card.name]) for result in results}
 
 

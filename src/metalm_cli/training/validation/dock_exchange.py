@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from metalm_cli.models.compressing_connectors import connector_weights
 from metalm_cli.models.metalm import MetaLM
-from metalm_cli.models.trainable import transformer_layers
+from metalm_cli.models.trainable import matrix_weights, transformer_layers
 from metalm_cli.sessions import Row
 from metalm_cli.sessions.processors import DockInput
-from metalm_cli.training.planning.flops import connector_weights, matrix_weights
 
 MAX_SHARE = 0.1
 """Largest share of the validation's computation that the further passes take."""

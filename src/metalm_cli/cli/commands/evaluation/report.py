@@ -49,10 +49,10 @@ def report(
         from metalm_cli.reports.terminal import print_report
 
         print_report(summaries, console.stdout())
+    lead = study_lead(folders[0]) if len(folders) == 1 and is_study_folder(folders[0]) else None
     if out is not None or not terminal:
         from metalm_cli.reports.write_report import write_report
 
-        lead = study_lead(folders[0]) if len(folders) == 1 and is_study_folder(folders[0]) else None
         console.write(f"{write_report(summaries, out or report_folder(folders[0]), lead)}\n")
         if not terminal:
             for run in summaries:
@@ -64,7 +64,7 @@ def report(
     if figures is not None:
         from metalm_cli.reports.write_report import write_figures
 
-        paths = write_figures(summaries, figures)
+        paths = write_figures(summaries, figures, lead)
         console.write(f"{figures}: {len(paths) // 2} figures, each as PNG and SVG\n")
     for readme in cards:
         console.write(f"{write_card(readme)}\n")

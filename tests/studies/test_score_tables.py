@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from safetensors.torch import save_file
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.results.comparison import OVER_CLUSTERS, compare
 from metalm_cli.evaluation.results.result_reader import read_result
+from metalm_cli.studies.page import study_figures
 from metalm_cli.studies.results import StudyResults
 from metalm_cli.studies.score_tables import (
     claim_table,
     conclusions,
+    cost_table,
     decoder_hash,
     headline,
     ours_text,
@@ -215,3 +218,72 @@ def test_the_hash_covers_only_the_decoder(tmp_path):
     (tmp_path / "one" / "model.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(MetalmError, match="cannot be read"):
         decoder_hash(tmp_path / "one")
+
+
+def write_separate(out: Path, seed: int, model: str, count: int, milliseconds: float | None) -> None:
+    path = out / f"seed-{seed}" / "results" / f"scores-{model}.json"
+    write_result(path, {"world_reviews": correct(count)})
+    if milliseconds is not None:
+        record = json.loads(path.read_text())
+        cost = {"examples": 100, "milliseconds": milliseconds, "positions": 16.5, "flops": 2e9, "memory": 2**20}
+        record["tasks"]["world_reviews"]["settings"][0]["templates"][0]["cost"] = cost
+        path.write_text(json.dumps(record))
+
+
+@pytest.fixture
+def separate(tmp_path: Path) -> StudyResults:
+    """Two seeds of three models that were evaluated separately; the reference has a cost in one seed only."""
+    out = tmp_path / "out"
+    for seed, (metalm, reference) in enumerate(((20.0, 100.0), (30.0, None))):
+        write_separate(out, seed, "tuned-metalm", 90, metalm)
+        write_separate(out, seed, "tuned-gpt", 70, 50.0)
+        write_separate(out, seed, "reference", 50, reference)
+    text = SMALL.replace("    options: --cluster", "    separately: true\n    options: --cluster")
+    text = text.replace("over: each\n    at_least: 1", "measure: milliseconds\n    at_most: 0.25")
+    text = text.replace("second: chance", "second: reference") + (
+        "figures:\n  - name: sizes\n    title: Scores by size\n    axis: positions\n    lines:\n"
+        "      - {label: MetaLM, points: {32: tuned-metalm, 8: tuned-gpt}}\n"
+        "    levels: [{label: GPT-2, model: reference}, {label: a head, score: 81.5}]\n"
+    )
+    return results_of(out, text)
+
+
+def test_a_claim_about_a_cost_is_judged_by_the_ratio_of_each_seed(separate):
+    (_, cost) = separate.claims()
+    assert (cost.ratios, cost.verdict) == (pytest.approx((0.2, 0.3)), "undecided")
+    assert ours_text(cost) == "0.25 times (0.20 to 0.30); at most 0.25 claimed"
+    assert headline([cost]) == "MetaLM against GPT-2, milliseconds of an example: " + ours_text(cost) + "."
+    for limit, verdict in ((0.3, "agrees"), (0.1, "disagrees")):
+        claim = cost.claim.model_copy(update={"at_most": limit})
+        assert separate._judge(claim).verdict == verdict
+    assert separate._judge(cost.claim.model_copy(update={"measure": "flops"})).ratios == (1.0, 1.0)
+
+
+def test_the_costs_and_the_figure_have_all_models(separate):
+    headers, rows = cost_table(separate)
+    assert [row[:2] for row in rows] == [["MetaLM", "16.5"], ["GPT", "16.5"], ["GPT-2", "16.5"]]
+    assert rows[0][headers.index("ms")] == "25.0"
+    (figure,) = study_figures(separate)
+    assert [row[:3] for row in figure.table.rows] == [
+        ["MetaLM", "8", "70.0"],
+        ["MetaLM", "32", "90.0"],
+        ["GPT-2", "–", "50.0"],
+        ["a head", "–", "81.5"],
+    ]
+    low, high = (float(value) for value in figure.table.rows[1][3:])
+    assert low < 90 < high
+    assert "MetaLM: 70.0 at 8, 90.0 at 32" in figure.caption
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("measure: flops", "a cost as measure needs at_most"),
+        ("at_most: 0.5", "a cost as measure needs at_most"),
+        ("measure: flops\n    at_most: 0.5", "chance has no cost"),
+    ],
+)
+def test_wrong_claims_about_costs_are_errors(tmp_path, change, problem):
+    text = SMALL.replace("over: each\n    at_least: 1", change)
+    with pytest.raises(MetalmError, match=problem):
+        small_study(tmp_path, text)

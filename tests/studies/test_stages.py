@@ -191,3 +191,30 @@ def test_options_name_the_folder_of_the_study():
     rows = [json.loads(line) for line in (cards / "everyday.jsonl").read_text().splitlines()]
     assert len({row["text"] for row in rows}) == 20
     assert sum(row["label"] for row in rows) == 10
+
+
+SEPARATE = "    separately: true\n    options: --cluster world"
+
+
+def test_models_evaluated_separately_have_a_stage_and_a_file_each(tmp_path):
+    study = small_study(tmp_path, SMALL.replace("    options: --cluster world", SEPARATE))
+    stages = by_name(study_stages(study, "cpu", Path("r")))
+    names = [name for name in stages if name.startswith("scores") and name.endswith("-1")]
+    assert names == ["scores-tuned-metalm-1", "scores-tuned-gpt-1", "scores-reference-1"]
+    for name, model in zip(names, ("./r/seed-1/tuned-metalm", "./r/seed-1/tuned-gpt", "gpt2"), strict=True):
+        stage = stages[name]
+        assert stage.arguments[:2] == ("evaluate", model)
+        assert "--versus" not in stage.arguments
+        assert stage.outputs == (Path(f"r/seed-1/results/{name.removesuffix('-1')}.json"),)
+        assert (stage.cost, stage.kind) == (2, name.removesuffix("-1"))
+    assert stages["scores-tuned-gpt-1"].requires == ("tuned-gpt-1",)
+    assert len({stage.command_hash for stage in stages.values()}) == len(stages)
+
+
+def test_recipe_values_name_the_folder_of_the_study(tmp_path):
+    text = SMALL.replace(
+        "train: {train.steps: 40}", "train: {train.steps: 40, 'data.sources.0.path': '{study}/rows.jsonl'}"
+    )
+    stage = by_name(study_stages(small_study(tmp_path, text), "cpu", Path("r")))["tuned-gpt-0"]
+    assert f'data.sources.0.path="{tmp_path}/rows.jsonl"' in stage.arguments
+    assert stage.requires == ()

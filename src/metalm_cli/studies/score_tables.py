@@ -143,14 +143,7 @@ def ratio_text(result: ClaimResult) -> str:
     return f"{mean:.2f} times{over}; at most {result.claim.at_most:g} claimed"
 
 
-COST_HEADERS = [
-    "model",
-    "decoder positions",
-    "encoder positions",
-    "ms an example",
-    "GFLOPs a prompt",
-    "peak memory, MiB",
-]
+COST_HEADERS = ["model", "decoder positions", "encoder positions", "ms", "GFLOPs", "peak memory, MiB"]
 
 
 def cost_table(results: StudyResults) -> Rows:

@@ -80,8 +80,8 @@ def study_figures(results: StudyResults) -> list[Figure]:
             for level in figure.levels
             if (score := (level.score,) * 3 if level.score is not None else _score(results, level.model or ""))
         }
-        made = score_curve_figure(figure.name, figure.title, figure.axis, curves, levels)
-        figures += [made] if made is not None else []
+        drawn = score_curve_figure(figure.name, figure.title, figure.axis, curves, levels)
+        figures += [drawn] if drawn is not None else []
     return figures
 
 

@@ -180,7 +180,7 @@ class StudyResults:
         paired = (
             zip(first, second, strict=True) if len(first) == len(second) else ((value, second[0]) for value in first)
         )
-        ratios = tuple(one / other for one, other in paired)
+        ratios = tuple(mine / other for mine, other in paired)
         limit = claim.at_most or 1.0
         verdict: Verdict = "agrees" if max(ratios) <= limit else "disagrees" if min(ratios) > limit else "undecided"
         return ClaimResult(claim, *labels, len(ratios), verdict=verdict, ratios=ratios)

@@ -53,7 +53,7 @@ def select_tasks(options: TaskDataConfig, cards: Cards | None = None) -> TaskSel
     """Select the training tasks: without held-out tasks, tasks that leak into them, and tasks for evaluation only.
 
     Raises:
-        MetalmError: A name is unknown, no task is left to train on, or none has the long field that is to be shortened.
+        MetalmError: A name is unknown, no task is left to train on, or none has a long field to shorten.
     """
     cards = cards or load_cards(options)
     names = [task for name in options.tasks for task in (cards.names_in_path(name) if is_path(name) else [name])]

@@ -75,3 +75,25 @@ def test_a_compressing_connector_counts_each_output_and_each_vector(connector, o
 def test_hours_are_recorded_or_come_from_flops(is_recorded, flops, speed, seconds):
     stage = Stage("a", "", "", ("pretrain",), (Path("a"),), cost=7.0, is_recorded=is_recorded)
     assert planned_seconds(stage, flops, speed) == seconds
+
+
+def test_adapters_leave_the_weights_frozen_and_let_gradients_pass():
+    stages = study_stages(load_study("world"), "quick", Path("runs/demo"))
+    values = ("model.lora={parts: [decoder]}", "model.trains={decoder: null, encoders: null, connectors: null}")
+    stages = [
+        replace(stage, arguments=(*stage.arguments, *values)) if stage.name == "gpt" else stage for stage in stages
+    ]
+    cost = training_costs(stages)["gpt"]
+    assert cost.trained == 0
+    assert cost.flops == 4 * cost.positions * (DECODER_LAYERS + HEAD)
+
+
+def test_docked_outputs_of_tasks_are_those_of_the_study():
+    stages = study_stages(load_study("world"), "quick", Path("runs/demo"))
+    stages = [
+        replace(stage, positions=50.0, docked_outputs=120.0) if stage.name == "frozen" else stage for stage in stages
+    ]
+    cost = training_costs(stages)["frozen"]
+    assert cost.positions == 10 * 16 * 50
+    per_position = 6 * 120 / 50 * (ENCODER_LAYERS + CONNECTOR) + 4 * DECODER_LAYERS
+    assert cost.flops == pytest.approx(cost.positions * per_position, rel=1e-12)

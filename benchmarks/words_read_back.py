@@ -4,7 +4,7 @@
 
 Reads the answers that ``metalm evaluate --save-samples`` writes for the task ``premises`` of the study encode-once. The
 score of a model is the mean F1 of the words of answer and sentence. With docks exchanged, an answer is compared with
-the sentence of the example half a file away: what a model has that writes a likely sentence and does not read its docks.
+the sentence of the example half a file away: what a likely sentence alone would have.
 """
 
 from __future__ import annotations

@@ -118,6 +118,16 @@ def test_a_constant_has_no_interval():
     assert result.interval == pytest.approx((result.first_interval[0] - 50, result.first_interval[1] - 50))
 
 
+def test_an_interval_without_width_is_wilsons():
+    result = compare_models([TaskScores("a", "c", model([1] * 60), model([0] * 60))], [1.0])
+    assert result.first_interval == pytest.approx((93.98, 100), abs=0.01)
+    assert result.second_interval == pytest.approx((0, 6.02), abs=0.01)
+    assert result.interval == pytest.approx((100 - 6.02 * 2**0.5, 100), abs=0.01)
+    beside = compare_models([TaskScores("a", "c", model([1] * 60), 0.5)], [1.0])
+    assert beside.second_interval == (50, 50)
+    assert beside.interval == pytest.approx((43.98, 50), abs=0.01)
+
+
 def test_weights():
     tasks = [TaskScores(name, cluster, [], 0.5) for name, cluster in (("a", "x"), ("b", "x"), ("c", "y"))]
     assert weights_over(tasks, "clusters") == pytest.approx([0.25, 0.25, 0.5])

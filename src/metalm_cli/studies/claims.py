@@ -81,7 +81,8 @@ def compare_models(tasks: Sequence[TaskScores], weights: Sequence[float], resamp
 
     In each resample, the examples of each task and the training seeds are drawn with replacement; the drawn examples
     are the same for both models and all seeds, and the drawn seeds the same for both models and all tasks. With a
-    single seed, the interval is one over examples only.
+    single seed, the interval is one over examples only. A bootstrap interval without width, as of a model that answers
+    all examples rightly, is replaced by Wilson's; if neither score has a width, the difference has Newcombe's interval.
 
     Args:
         tasks: The tasks, all with the same number of seeds, and at least one example that all seeds and models have.
@@ -115,14 +116,41 @@ def compare_models(tasks: Sequence[TaskScores], weights: Sequence[float], resamp
             exact[1] += weight * task.second
     drawn = np.random.default_rng(SEED_OF_SEEDS).integers(0, seed_count, size=(seed_count, resamples))
     resampled = [100 * np.take_along_axis(side, drawn, axis=0).mean(axis=0) for side in (first, second)]
-    return Difference(
-        100 * float(exact[0].mean()),
-        100 * float(exact[1].mean()),
-        percentiles(resampled[0]),
-        percentiles(resampled[1]),
-        percentiles(resampled[0] - resampled[1]),
-        tuple(100 * float(value) for value in exact[0] - exact[1]),
-        examples,
+    scores = [100 * float(side.mean()) for side in exact]
+    recorded = isinstance(tasks[0].second, float)
+    sampled = [percentiles(values) for values in resampled]
+    intervals = [
+        interval if recorded and number else _with_width(interval, score, examples)
+        for number, (interval, score) in enumerate(zip(sampled, scores, strict=True))
+    ]
+    of_difference = percentiles(resampled[0] - resampled[1])
+    if all(map(_has_no_width, sampled)) and not np.allclose(exact[0], exact[1]):
+        of_difference = _newcombe(scores, intervals)
+    by_seed = tuple(100 * float(value) for value in exact[0] - exact[1])
+    return Difference(scores[0], scores[1], intervals[0], intervals[1], of_difference, by_seed, examples)
+
+
+def _has_no_width(interval: Interval) -> bool:
+    return interval[1] - interval[0] < 1e-9
+
+
+def _with_width(interval: Interval, score: float, n: int) -> Interval:
+    """The interval of a score from 0 to 100; Wilson's if it has no width."""
+    from metalm_cli.evaluation.metrics.bootstrap import wilson_interval
+
+    if not _has_no_width(interval) or not 0 <= score <= 100:
+        return interval
+    low, high = wilson_interval(score / 100, n)
+    return 100 * low, 100 * high
+
+
+def _newcombe(scores: Sequence[float], intervals: Sequence[Interval]) -> Interval:
+    """The interval of the difference of two scores from those of the scores (Newcombe 1998, method 10)."""
+    (first, second), ((low, high), (other_low, other_high)) = scores, intervals
+    difference = first - second
+    return (
+        difference - float(np.hypot(first - low, other_high - second)),
+        difference + float(np.hypot(high - first, second - other_low)),
     )
 
 

@@ -23,6 +23,12 @@ SUITES = "suites"
 STUDIES = "studies"
 """Folder of the shipped studies, below that of the shipped recipes."""
 
+REFERENCE = "reference"
+"""Folder of the reference curves of the shipped recipes, below that of these."""
+
+_OTHER_FOLDERS = (SUITES, STUDIES, REFERENCE)
+"""Folders below that of the shipped recipes that hold no recipes."""
+
 
 @dataclass(frozen=True)
 class RecipeFile:
@@ -96,7 +102,7 @@ def shipped_names(*, include_bases: bool = False) -> list[str]:
     """
     root = shipped_root("recipes")
     paths = [path.relative_to(root) for path in root.rglob("*.yaml")]
-    names = [path.with_suffix("").as_posix() for path in paths if path.parts[0] not in (SUITES, STUDIES)]
+    names = [path.with_suffix("").as_posix() for path in paths if path.parts[0] not in _OTHER_FOLDERS]
     selected = [name for name in names if include_bases or name.rsplit("/", 1)[-1] != BASE_STEM]
     return sorted(selected, key=lambda name: (name.count("/"), name))
 
@@ -122,7 +128,7 @@ def find_recipe(recipe: str, *, beside: Path | None = None, where: str = "") -> 
         raise MetalmError(
             f"recipe {recipe} {problem}", where=where or display(path), remedy="give a YAML file or a shipped name"
         )
-    if _SHIPPED_NAME.match(recipe) and not recipe.startswith((f"{SUITES}/", f"{STUDIES}/")):
+    if _SHIPPED_NAME.match(recipe) and recipe.split("/")[0] not in _OTHER_FOLDERS:
         path = shipped_root("recipes") / f"{recipe}.yaml"
         if path.is_file():
             return RecipeFile(path, recipe, True)

@@ -141,6 +141,35 @@ def all_ancestors(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[st
             yield from all_ancestors(_mappings(lineage.get("ancestors")))
 
 
+def describe_checkpoints(ancestors: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Describe the checkpoints that a run starts from, by part, without paths.
+
+    A model of metalm is described by its recipe and steps and those of what it started from, another checkpoint by its
+    name and, if it is known, the beginning of its SHA-256.
+
+    Args:
+        ancestors: From :func:`read_ancestors`, or from a lineage.
+
+    Example:
+        >>> lineage = {"recipe": "small", "steps": 300, "ancestors": [{"part": "decoder", "checkpoint": "gpt2"}]}
+        >>> describe_checkpoints([{"part": "model", "checkpoint": "runs/a/model", "lineage": lineage}])
+        {'model': 'small, 300 steps, from gpt2 (decoder)'}
+    """
+    return {str(ancestor.get("part") or "model"): _describe_checkpoint(ancestor) for ancestor in ancestors}
+
+
+def _describe_checkpoint(ancestor: Mapping[str, Any]) -> str:
+    lineage = ancestor.get("lineage")
+    if isinstance(lineage, Mapping):
+        inner = describe_checkpoints(_mappings(lineage.get("ancestors")))
+        origins = " and ".join(text if part == "model" else f"{text} ({part})" for part, text in inner.items())
+        return f"{lineage.get('recipe')}, {lineage.get('steps')} steps" + (f", from {origins}" if origins else "")
+    origin = origin_of_record(ancestor.get("origin"))
+    digest = f", sha256 {origin.sha256[:12]}" if origin is not None and origin.sha256 else ""
+    name = str(ancestor.get("checkpoint"))
+    return f"{Path(name).name if Path(name).is_absolute() else name}{digest}"
+
+
 def ancestors_and_lineages(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
     """Iterate over (checkpoint, lineage or None) of all ancestors, the nearest first.
 

@@ -42,13 +42,17 @@ class SourceRecord(TypedDict):
 
 
 class DataRecord(TypedDict):
-    """Content of ``data.json``: every source, a fingerprint of the order in which they are read, and the recipe."""
+    """Content of ``data.json``: every source, a fingerprint of the order in which they are read, the recipe and start.
+
+    ``start`` describes the checkpoints that the run starts from, by part.
+    """
 
     format: int
     fingerprint: str
     sources: list[SourceRecord]
     validation: list[SourceRecord]
     recipe: NotRequired[dict[str, Any]]
+    start: NotRequired[dict[str, str]]
 
 
 class DataSource(Protocol):

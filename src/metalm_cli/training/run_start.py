@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from metalm_cli.common.atomic_files import TEMPORARY_MARKER, explain_write_errors, fsync_tree, replace_folder
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import Assembly
+from metalm_cli.provenance.lineage import describe_checkpoints
 from metalm_cli.runs import checkpoint
 from metalm_cli.runs.data_record import DATA_FILE, data_record, read_data_record
 from metalm_cli.runs.folder import RunFolder, environment
@@ -151,7 +152,8 @@ def write_start(run: Run, folder: RunFolder, device: str) -> None:
         if not folder.recipe.exists():
             folder.write_json("environment.json", {"recipe": run.options.name, **environment(device)})
             _write_tokenizers(folder, assembly)
-            folder.write_json(DATA_FILE, {**data_record(run.corpus), "recipe": recipe_record(run.recipe)})
+            start = {"recipe": recipe_record(run.recipe), "start": describe_checkpoints(run.ancestors)}
+            folder.write_json(DATA_FILE, {**data_record(run.corpus), **start})
             write_start_weights(folder, parts_of_run(run, run.root, assembly))
             if assembly.lora_targets is not None and assembly.lora_targets.base is not None:
                 folder.write_json(BASE_FILE, {"sha256": assembly.lora_targets.base.sha256})

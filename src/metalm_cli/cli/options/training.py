@@ -28,6 +28,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and prob
 SeedsOption = Annotated[
     str | None, typer.Option("--seeds", metavar="0,1,2", help="Train once per seed, into RUN/seed-N (needs --out).")
 ]
+CompareReference = Annotated[
+    bool,
+    typer.Option("--compare-reference", help="Say where the loss leaves the recipe's reference curve, and why."),
+]
 TaskNames = Annotated[
     list[str] | None,
     typer.Option("--task", metavar="TASK", help="Train on this task (data.tasks); repeatable."),
@@ -62,6 +66,7 @@ class TrainOptions:
     offline: Offline = False
     data_root: DataRoot = None
     seeds: SeedsOption = None
+    compare_reference: CompareReference = False
 
 
 @dataclass(frozen=True)

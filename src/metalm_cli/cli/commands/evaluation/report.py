@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,20 @@ def report(
         Path | None, typer.Option("--figures", metavar="DIR", help="Also write each figure as PNG and SVG.")
     ] = None,
     card: Annotated[bool, typer.Option("--card", help="Also write the scores into the model card.")] = False,
+    compare_reference: Annotated[
+        bool,
+        typer.Option("--compare-reference", help="Also say where each run leaves the reference curve of its recipe."),
+    ] = False,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference", metavar="FILE", help="Also compare the runs with the reference curve in this file."
+        ),
+    ] = None,
+    record_reference: Annotated[
+        Path | None,
+        typer.Option("--record-reference", metavar="FILE", help="Also record the runs, one of each seed, as a curve."),
+    ] = None,
 ) -> None:
     """Write a report of runs: curves, data, scores, answers, recipe and provenance, on one self-contained HTML page.
 
@@ -45,6 +60,7 @@ def report(
     folders = runs or [_latest_run()]
     summaries = read_runs(folders)
     cards = scored_cards(summaries) if card else []
+    references = list(_reference_lines(folders, compare_reference, reference, record_reference))
     if terminal:
         from metalm_cli.reports.terminal import print_report
 
@@ -66,8 +82,33 @@ def report(
 
         paths = write_figures(summaries, figures, lead)
         console.write(f"{figures}: {len(paths) // 2} figures, each as PNG and SVG\n")
+    for line in references:
+        console.stdout().print(line, markup=False)
     for readme in cards:
         console.write(f"{write_card(readme)}\n")
+
+
+def _reference_lines(
+    folders: list[Path], compare: bool, reference: str | None, record_to: Path | None
+) -> Iterator[str]:
+    """Record runs as a reference curve, and yield their comparison with that of their recipe or of a file."""
+    if not compare and reference is None and record_to is None:
+        return
+    from metalm_cli.reports.reading.find_runs import run_folders
+    from metalm_cli.runs.reference_curves.compare import compare_with_curve
+    from metalm_cli.runs.reference_curves.curve import find_curve, read_curve, write_curve
+    from metalm_cli.runs.reference_curves.record import record_curve
+    from metalm_cli.runs.reference_curves.run_losses import read_run_losses
+
+    runs = [read_run_losses(run) for folder in folders for run in run_folders(folder)]
+    if record_to is not None:
+        curve = record_curve(runs)
+        write_curve(record_to, curve)
+        yield f"{record_to}: the reference curve of {curve.recipe}, steps {curve.steps[0]} to {curve.steps[-1]}"
+    for run in runs if compare or reference is not None else []:
+        if len(runs) > 1:
+            yield f"{run.path}:"
+        yield from compare_with_curve(run, read_curve(find_curve(reference or run.recipe))).lines()
 
 
 def _latest_run() -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from metalm_cli.cli import console
+from metalm_cli.cli.commands.training.compare_reference import find_reference, note_comparison, note_settings
 from metalm_cli.cli.options.training import TrainOptions
 from metalm_cli.errors import Exit, MetalmError
 
@@ -78,7 +79,10 @@ def _resolve_together(
     from metalm_cli.training.distributed.rank_zero import is_launched
 
     def resolve_runs() -> list[tuple[ResolvedRecipe, Path | None]]:
-        return _resolve_runs(command, arguments, flags, train_options)
+        runs = _resolve_runs(command, arguments, flags, train_options)
+        if train_options.compare_reference:
+            find_reference(runs[0][0])
+        return runs
 
     if not is_launched():
         return resolve_runs()
@@ -233,6 +237,7 @@ def _run_recipe(
     from metalm_cli.cli.silence_libraries import silence_libraries
 
     silence_libraries(train_options.offline)
+    reference = find_reference(resolved) if train_options.compare_reference else None
     from metalm_cli.inference.preview import preview_continuations
     from metalm_cli.training.distributed.rank_zero import is_rank_zero
     from metalm_cli.training.finetuning import Finetuning
@@ -269,6 +274,8 @@ def _run_recipe(
         stage,
     )
     kind = Pretraining if resolved.recipe.command == "pretrain" else Finetuning
+    if reference is not None:
+        note_settings(reference, resolved, _note)
     run = kind(resolved.recipe, resolved.to_yaml(), run_options, RunCallbacks(show_plan, sample, _note))
     if train_options.dry_run:
         run.dry_run()
@@ -276,6 +283,8 @@ def _run_recipe(
     code = run.run(signals)
     if is_rank_zero() and not signals.raised:
         report_run(run, continuations, _note, signals)
+        if reference is not None:
+            note_comparison(reference, run.folder_path, _note)
     return code
 
 

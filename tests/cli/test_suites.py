@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -257,26 +256,6 @@ def test_the_page_lists_every_suite_aggregate_and_key() -> None:
 
     for name in [*list_suites(), *aggregates.names(), *SuiteFile.model_fields, *SuiteTask.model_fields]:
         assert f"`{name}`" in PAGE, name
-
-
-def test_a_wheel_carries_the_suites(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        wheel.extractall(tmp_path / "site")
-    script = (
-        "from metalm_cli.evaluation.suites import list_suites, load_suite;"
-        "print(*[f'{name} {load_suite(name).sha256}' for name in list_suites()], sep='\\n');"
-        "print(load_suite('core').path)"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")}, check=True,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    *suites, path = run.stdout.splitlines()
-    assert suites == [f"{name} {load_suite(name).sha256}" for name in list_suites()]
-    assert Path(path).is_relative_to(tmp_path / "site")
 
 
 def test_reading_suites_imports_no_torch() -> None:

@@ -1,11 +1,7 @@
-"""Shipped recipes resolve in a checkout and in a wheel, and the twins have the sizes they state."""
+"""Shipped recipes resolve in a checkout, and the twins have the sizes they state."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -163,25 +159,3 @@ def test_small_runs_on_own_data_with_one_argument() -> None:
 
 def test_a_checkout_reads_the_recipes_beside_the_sources() -> None:
     assert shipped_root("recipes") == REPOSITORY / "recipes"
-
-
-def test_a_wheel_carries_the_recipes(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        wheel.extractall(tmp_path / "site")
-    script = (
-        "import metalm_cli; from metalm_cli.config.locate import shipped_names, shipped_root;"
-        "from metalm_cli.config import resolve;"
-        "print(metalm_cli.__file__, shipped_root('recipes'), *shipped_names(), resolve(None).found.path, sep='\\n')"
-    )
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
-    )
-    package, root, *names, small = run.stdout.splitlines()
-    assert Path(package).parent == tmp_path / "site" / "metalm_cli"
-    assert Path(root) == tmp_path / "site" / "metalm_cli" / "shipped" / "recipes"
-    assert names == shipped_names()
-    assert Path(small).is_relative_to(root)

@@ -96,11 +96,13 @@ def _reference_lines(
         return
     from metalm_cli.reports.reading.find_runs import run_folders
     from metalm_cli.runs.reference_curves.compare import compare_with_curve
-    from metalm_cli.runs.reference_curves.curve import find_curve, read_curve, write_curve
+    from metalm_cli.runs.reference_curves.curve import curve_names, find_curve, read_curve, write_curve
     from metalm_cli.runs.reference_curves.record import record_curve
     from metalm_cli.runs.reference_curves.run_losses import read_run_losses
 
-    runs = [read_run_losses(run) for folder in folders for run in run_folders(folder)]
+    paths = [run for folder in folders for run in run_folders(folder)]
+    trained = [run for run in paths if (run / "recipe.yaml").is_file()] or paths
+    runs = [read_run_losses(run) for run in trained]
     if record_to is not None:
         curve = record_curve(runs)
         write_curve(record_to, curve)
@@ -108,6 +110,9 @@ def _reference_lines(
     for run in runs if compare or reference is not None else []:
         if len(runs) > 1:
             yield f"{run.path}:"
+            if reference is None and run.recipe not in curve_names():
+                yield f"recipe {run.recipe} has no reference curve"
+                continue
         yield from compare_with_curve(run, read_curve(find_curve(reference or run.recipe))).lines()
 
 

@@ -5,7 +5,7 @@ that of the whole recipe. Some recipes start from the model of another one, whic
 Recipes of pretrained checkpoints need `make checkpoints`. The curves are written beside the recipes; with --quick, that
 of 10 steps of small goes to a temporary folder.
 
-    python benchmarks/reference_curves.py                  all curves, about 35 minutes of one core
+    python benchmarks/reference_curves.py                  all curves
     python benchmarks/reference_curves.py small world      these curves
 """
 
@@ -22,9 +22,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from metalm_cli.config.locate import find_recipe
+from metalm_cli.config.locate import REFERENCE, find_recipe, shipped_root
 from metalm_cli.config.resolution import command_of
 from metalm_cli.runs.metrics_log import read_metrics
+from metalm_cli.runs.reference_curves.curve import write_curve
+from metalm_cli.runs.reference_curves.record import record_curve
+from metalm_cli.runs.reference_curves.run_losses import read_run_losses
 
 SEEDS = (0, 1, 2)
 WORLD = "data.sources=[{name: documents, world: {documents: 20000, seed: 0}}]"
@@ -98,7 +101,10 @@ def main() -> None:
         for recording in recordings:
             before = _cpu_seconds()
             folders = [_run(recording, seed, runs) for seed in SEEDS]
-            print(f"{recording.recipe}: {_cpu_seconds() - before:.0f} s of CPU time", folders, flush=True)
+            curve = record_curve([read_run_losses(folder) for folder in folders], recording.steps)
+            target = Path(temporary) if options.quick else shipped_root("recipes") / REFERENCE
+            write_curve(target / f"{recording.recipe}.yaml", curve)
+            print(f"{recording.recipe}: {_cpu_seconds() - before:.0f} s of CPU time", flush=True)
 
 
 def _cpu_seconds() -> float:

@@ -1,10 +1,10 @@
 """The band of a reference curve: where the loss of one more seed is expected.
 
-At each record, the band is the mean over the seeds ± the larger of :data:`WIDTH` standard deviations and
-:data:`FLOOR` of the mean. Three seeds tell little about the standard deviation at one step, so it is that of the
-record and of :data:`NEIGHBOURS` records on each side (root of the mean variance). A validation loss varies no more than
-the training loss, which has other rows for each seed; its band is at least as wide, as a share, as that of the training
-loss at the nearest record.
+At each record, the band is the mean over the seeds ± :data:`WIDTH` standard deviations. Three seeds tell little about
+the standard deviation at one step, so the variance is the mean of that of the record and of :data:`NEIGHBOURS` records
+on each side; and three seeds are often close by chance, so :data:`SHARE` of the mean, squared, is added to it. A
+validation loss varies no more than the training loss, which has other rows for each seed; its band is at least as wide,
+as a share, as that of the training loss at the nearest record.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WIDTH = 5.0
-"""Half of the band's width in standard deviations between seeds."""
-FLOOR = 0.02
-"""Smallest half of the band's width, as a share of the mean."""
+WIDTH = 4.0
+"""Half of the band's width in standard deviations."""
+SHARE = 0.02
+"""Standard deviation that is added to that of the seeds, in quadrature, as a share of the mean."""
 NEIGHBOURS = 2
 """Records on each side whose variance counts."""
 
@@ -55,12 +55,12 @@ def train_band(steps: Sequence[int], losses: Sequence[Sequence[float]]) -> Band:
     Example:
         >>> band = train_band([10, 20], [[4.0, 2.0], [4.0, 2.2]])
         >>> [round(value, 2) for value in (*band.lower, *band.upper)]
-        [3.5, 1.6, 4.5, 2.6]
+        [3.49, 1.67, 4.51, 2.53]
     """
     values = np.asarray(losses, dtype=float)
     mean, variance = values.mean(axis=0), values.var(axis=0, ddof=1)
     pooled = [variance[max(0, index - NEIGHBOURS) : index + NEIGHBOURS + 1].mean() for index in range(len(steps))]
-    return _band(steps, mean, np.maximum(WIDTH * np.sqrt(pooled), FLOOR * mean))
+    return _band(steps, mean, WIDTH * np.sqrt(pooled + (SHARE * mean) ** 2))
 
 
 def validation_band(steps: Sequence[int], losses: Sequence[Sequence[float]], train: Band) -> Band:

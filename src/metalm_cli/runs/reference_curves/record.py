@@ -6,6 +6,7 @@ import math
 import shlex
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from metalm_cli.config import resolve
@@ -16,9 +17,12 @@ from metalm_cli.runs.data_record import SourceRecord, data_differences
 from metalm_cli.runs.reference_curves.curve import DIGITS, FORMAT, ReferenceCurve
 from metalm_cli.runs.reference_curves.run_losses import Losses, RunLosses, data_of
 from metalm_cli.runs.reference_curves.settings import setting_differences
+from metalm_cli.runs.resume_check import flatten, recipe_record
 
 VERSIONS = ("metalm", "torch", "transformers", "platform", "device")
 """What a curve records of the environment of its runs."""
+PLACES = {"checkpoint": "see start", "path": "see sources"}
+"""What a curve records in place of the folders and files of a recipe."""
 
 
 def record_curve(runs: Sequence[RunLosses], last_step: int | None = None) -> ReferenceCurve:
@@ -57,13 +61,23 @@ def record_curve(runs: Sequence[RunLosses], last_step: int | None = None) -> Ref
         losses=losses,
         validation_steps=validation,
         validation_losses=[_rounded(run.validation, validation) for run in runs] if validation else [],
-        settings=first.settings,
+        settings=_without_places(first.settings),
     )
 
 
 def without_place(source: SourceRecord) -> dict[str, Any]:
     """Record of a source without the folder of its files."""
     return {**source, "location": source["location"] if not source["files"] else ""}
+
+
+def _without_places(value: Any) -> Any:
+    """Settings without the places of checkpoints and files, which ``start`` and ``sources`` describe."""
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    settings = {key: _without_places(item) for key, item in value.items()}
+    return settings | {key: text for key, text in PLACES.items() if key in settings and settings[key] is not None}
 
 
 def _check_runs(runs: Sequence[RunLosses]) -> None:
@@ -102,6 +116,11 @@ def _command(run: RunLosses) -> str:
     command = f"metalm {run.settings.get('command', 'pretrain')} {run.recipe}"
     if run.recipe not in shipped_names():
         return command
-    shipped = resolve(None, run.recipe).recipe.model_dump(mode="json", exclude={"extends"})
-    differences = setting_differences(shipped, run.settings)
-    return " ".join([command, *(shlex.quote(f"{item.key}={to_flow_yaml(item.run)}") for item in differences)])
+    shipped = recipe_record(resolve(None, run.recipe).recipe)
+    values = {item.key: item.run for item in setting_differences(shipped, run.settings)}
+    before, after = flatten(shipped), flatten(run.settings)
+    for part in run.start or {}:
+        key = "model.checkpoint" if part == "model" else f"model.{part}.checkpoint"
+        if after.get(key) != before.get(key):
+            values[key] = "MODEL" if Path(str(after.get(key))).exists() else after.get(key)
+    return " ".join([command, *(shlex.quote(f"{key}={to_flow_yaml(value)}") for key, value in values.items())])

@@ -5,7 +5,7 @@ that of the whole recipe. Some recipes start from the model of another one, whic
 Recipes of pretrained checkpoints need `make checkpoints`. The curves are written beside the recipes; with --quick, that
 of 10 steps of small goes to a temporary folder.
 
-    python benchmarks/reference_curves.py                  all curves
+    python benchmarks/reference_curves.py                  all curves, about a minute of one core each
     python benchmarks/reference_curves.py small world      these curves
 """
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from metalm_cli.config.locate import REFERENCE, find_recipe, shipped_root
 from metalm_cli.config.resolution import command_of
 from metalm_cli.runs.metrics_log import read_metrics
-from metalm_cli.runs.reference_curves.curve import write_curve
+from metalm_cli.runs.reference_curves.curve import curve_names, write_curve
 from metalm_cli.runs.reference_curves.record import record_curve
 from metalm_cli.runs.reference_curves.run_losses import read_run_losses
 
@@ -90,14 +90,17 @@ BY_RECIPE = {recording.recipe: recording for recording in RECORDINGS}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: all")
+    parser.add_argument("--missing", action="store_true", help="only the curves that do not exist yet")
     parser.add_argument("--runs", type=Path, help="folder of the runs, which are kept; runs that are there are used")
     parser.add_argument("--quick", action="store_true", help="10 steps of small, into a temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         runs = options.runs or Path(temporary)
-        recordings = [BY_RECIPE[name] for name in options.recipes] or RECORDINGS
+        recordings = [BY_RECIPE[name] for name in options.recipes] or list(RECORDINGS)
+        if options.missing:
+            recordings = [recording for recording in recordings if recording.recipe not in curve_names()]
         if options.quick:
-            recordings = (Recording("small", 10),)
+            recordings = [Recording("small", 10)]
         for recording in recordings:
             before = _cpu_seconds()
             folders = [_run(recording, seed, runs) for seed in SEEDS]

@@ -122,5 +122,7 @@ def _command(run: RunLosses) -> str:
     for part in run.start or {}:
         key = "model.checkpoint" if part == "model" else f"model.{part}.checkpoint"
         if after.get(key) != before.get(key):
+            prefix = key.removesuffix("checkpoint")
+            values = {name: value for name, value in values.items() if value is not None or not name.startswith(prefix)}
             values[key] = "MODEL" if Path(str(after.get(key))).exists() else after.get(key)
     return " ".join([command, *(shlex.quote(f"{key}={to_flow_yaml(value)}") for key, value in values.items())])

@@ -74,16 +74,18 @@ class Installation:
         subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
         (self.site,) = (folder / "env" / "lib").glob("*/site-packages")
         (self.site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("METALM_", "PYTHON", "XDG_"))}
-        self.environment = {**kept, "HOME": str(home), "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+        inherited = {
+            key: value for key, value in os.environ.items() if not key.startswith(("METALM_", "PYTHON", "XDG_"))
+        }
+        self.environment = {**inherited, "HOME": str(home), "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
 
     def run(self, *command: str, code: int = 0) -> str:
         """Run a program of the environment in the empty folder, and return its standard output."""
         program = [str(self.bin / command[0]), *command[1:]]
-        done = subprocess.run(program, cwd=self.folder, env=self.environment, capture_output=True, text=True)
-        assert done.returncode == code, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        assert "Traceback" not in done.stderr
-        return done.stdout
+        process = subprocess.run(program, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        assert process.returncode == code, f"{' '.join(command)}\n{process.stdout[-3000:]}\n{process.stderr[-3000:]}"
+        assert "Traceback" not in process.stderr
+        return process.stdout
 
     def python(self, code: str) -> str:
         """Run Python code in the empty folder, and return its standard output."""

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 import metalm_cli
 from metalm_cli.cli import console
+from metalm_cli.cli.help_examples import EXAMPLES, add_examples
 from metalm_cli.cli.options.shared import CONTEXT_SETTINGS
 from metalm_cli.cli.renamed_options import check_options
 from metalm_cli.common import registry
@@ -27,8 +28,8 @@ PANELS = {
 
 PLUGIN_PANEL = "Commands of plug-ins"
 
-ALIASES = {"eval"}
-"""Short names of commands, which the help leaves out."""
+ALIASES = {"eval": "evaluate"}
+"""Commands by their short names, which the help leaves out."""
 
 
 class LazyGroup(TyperGroup):
@@ -66,7 +67,7 @@ class LazyGroup(TyperGroup):
             ([*parameter.opts, *parameter.secondary_opts], getattr(parameter, "help", None) or "")
             for parameter in self.get_params(ctx)
         ]
-        print_root_help(self.get_usage(ctx), self.help or "", options, panels)
+        print_root_help(self.get_usage(ctx), self.help or "", options, panels, EXAMPLES[""])
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; an interrupt outside a training run exits with 130, as shells do."""
@@ -107,6 +108,8 @@ def load_command(name: str) -> Any:
             remedy="a command is a Typer app, or a function whose parameters Typer can parse",
         ) from error
     command.name = name
+    if entry.origin == registry.BUILT_IN:
+        add_examples(command, ALIASES.get(name, name))
     return command
 
 

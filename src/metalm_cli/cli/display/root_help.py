@@ -15,6 +15,7 @@ def print_root_help(
     about: str,
     options: Sequence[tuple[Sequence[str], str]],
     panels: Mapping[str, Sequence[tuple[str, str]]],
+    examples: Sequence[str],
 ) -> None:
     """Print the help.
 
@@ -23,6 +24,7 @@ def print_root_help(
         about: What the program does.
         options: Names and help of each option.
         panels: Names and descriptions of the commands by title of their panel.
+        examples: Command lines.
     """
     from rich.text import Text
 
@@ -35,6 +37,7 @@ def print_root_help(
     width = max(len(name) for rows in panels.values() for name, _ in rows)
     for title, rows in panels.items():
         _print_panel(title, rows, width)
+    stdout.print(Text.assemble("\n ", ("Examples", "bold"), "\n ", "\n ".join(examples), "\n"))
 
 
 def _print_panel(title: str, rows: Sequence[tuple[str, str]], width: int) -> None:

@@ -9,10 +9,20 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from metalm_cli.cli.completion import complete_suite
+from metalm_cli.cli.completion import (
+    complete_choice,
+    complete_collection,
+    complete_group,
+    complete_suite,
+    complete_task,
+)
 from metalm_cli.cli.options.shared import AllCards, DataRoot, EndTokens
 
 PROTOCOLS = "auto|finetuned|in_context|instruct"
+DEMONSTRATIONS = "frozen|drawn"
+LAYOUTS = "docks|joined"
+ROUTES = "template|encoder|decoder"
+SPLITS = "train|validation|test"
 
 Model = Annotated[
     str | None,
@@ -23,13 +33,17 @@ Model = Annotated[
         show_default=False,
     ),
 ]
-Task = Annotated[list[str] | None, typer.Option("--task", "-t", help="A task to evaluate; repeatable.")]
+Task = Annotated[
+    list[str] | None,
+    typer.Option("--task", "-t", help="A task to evaluate; repeatable.", autocompletion=complete_task),
+]
 Cluster = Annotated[
     list[str] | None,
     typer.Option(
         "--cluster",
         "-c",
         help="Evaluate a cluster's core tasks, or a group: core, non_core, world, lexical, all; repeatable.",
+        autocompletion=complete_group,
     ),
 ]
 Suite = Annotated[
@@ -52,6 +66,7 @@ Protocol = Annotated[
         metavar=PROTOCOLS,
         help="finetuned: generate each answer; in_context and instruct: rank the options, without and with the end "
         "token; auto: what the model was trained for.",
+        autocompletion=complete_choice(PROTOCOLS),
     ),
 ]
 Templates = Annotated[
@@ -59,6 +74,7 @@ Templates = Annotated[
     typer.Option(
         "--templates",
         help="Template collection: flan, t5, plain, none, passages, or a folder. Default: as in training, else flan.",
+        autocompletion=complete_collection,
         show_default=False,
     ),
 ]
@@ -76,11 +92,16 @@ Template = Annotated[
         "--template",
         metavar="first|paper|all|K|NAME",
         help="Templates to score for each task. Default: first; for the instruct protocol: paper (five templates).",
+        autocompletion=complete_choice("first|paper|all"),
     ),
 ]
 Split = Annotated[
     str | None,
-    typer.Option("--split", help="Split to score, by its role in the cards. Default: validation, else test."),
+    typer.Option(
+        "--split",
+        help="Split to score, by its role in the cards. Default: validation, else test.",
+        autocompletion=complete_choice(SPLITS),
+    ),
 ]
 Limit = Annotated[
     int | None,
@@ -96,7 +117,8 @@ Demonstrations = Annotated[
     str | None,
     typer.Option(
         "--demonstrations",
-        metavar="frozen|drawn",
+        metavar=DEMONSTRATIONS,
+        autocompletion=complete_choice(DEMONSTRATIONS),
         help="frozen: the same for all examples of a task; drawn: new ones for each example. Default: frozen.",
         show_default=False,
     ),
@@ -105,7 +127,8 @@ DemonstrationLayout = Annotated[
     str | None,
     typer.Option(
         "--demonstration-layout",
-        metavar="docks|joined",
+        metavar=LAYOUTS,
+        autocompletion=complete_choice(LAYOUTS),
         help="docks: each demonstration is a dock of its own; joined: one text together with the input. Default: as "
         "in training, else docks.",
     ),
@@ -114,7 +137,8 @@ InputRoute = Annotated[
     str | None,
     typer.Option(
         "--input-route",
-        metavar="template|encoder|decoder",
+        metavar=ROUTES,
+        autocompletion=complete_choice(ROUTES),
         help="Where inputs go: as the template says, all docked (encoder), or all in the decoder. Default: as in "
         "training, else template.",
     ),

@@ -8,7 +8,13 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from metalm_cli.cli.completion import complete_argument
+from metalm_cli.cli.completion import (
+    complete_argument,
+    complete_cluster,
+    complete_collection,
+    complete_task,
+    complete_task_or_cluster,
+)
 from metalm_cli.cli.options.shared import AllCards, DataRoot, Offline
 
 Arguments = Annotated[
@@ -34,19 +40,38 @@ CompareReference = Annotated[
 ]
 TaskNames = Annotated[
     list[str] | None,
-    typer.Option("--task", metavar="TASK", help="Train on this task (data.tasks); repeatable."),
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        help="Train on this task (data.tasks); repeatable.",
+        autocompletion=complete_task,
+    ),
 ]
 ClusterNames = Annotated[
     list[str] | None,
-    typer.Option("--cluster", metavar="CLUSTER", help="Train on the core tasks of this cluster; repeatable."),
+    typer.Option(
+        "--cluster",
+        metavar="CLUSTER",
+        help="Train on the core tasks of this cluster; repeatable.",
+        autocompletion=complete_cluster,
+    ),
 ]
 Templates = Annotated[
-    str | None, typer.Option("--templates", metavar="NAME", help="Template collection (data.templates.collection).")
+    str | None,
+    typer.Option(
+        "--templates",
+        metavar="NAME",
+        help="Template collection (data.templates.collection).",
+        autocompletion=complete_collection,
+    ),
 ]
 HoldOut = Annotated[
     list[str] | None,
     typer.Option(
-        "--hold-out", metavar="CLUSTER", help="Hold out this cluster or task, and tasks that leak it; repeatable."
+        "--hold-out",
+        metavar="CLUSTER",
+        help="Hold out this cluster or task, and tasks that leak it; repeatable.",
+        autocompletion=complete_task_or_cluster,
     ),
 ]
 EncoderOnly = Annotated[

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from metalm_cli.cli import console
+from metalm_cli.cli.completion import complete_recipe, complete_task_or_group
 from metalm_cli.cli.options.shared import CONTEXT_SETTINGS, AllCards, CardFolders, DataRoot
 from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import Exit, MetalmError
@@ -27,7 +28,11 @@ app = typer.Typer(
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME]...", help="Tasks, clusters or groups (core, non_core, world, lexical, all)."),
+    typer.Argument(
+        metavar="[NAME]...",
+        help="Tasks, clusters or groups (core, non_core, world, lexical, all).",
+        autocompletion=complete_task_or_group,
+    ),
 ]
 
 
@@ -36,7 +41,12 @@ def mirror(
     names: Names = None,
     recipe: Annotated[
         list[str] | None,
-        typer.Option("--recipe", metavar="RECIPE", help="Mirror the sources or tasks of this recipe; repeatable."),
+        typer.Option(
+            "--recipe",
+            metavar="RECIPE",
+            help="Mirror the sources or tasks of this recipe; repeatable.",
+            autocompletion=complete_recipe,
+        ),
     ] = None,
     data_root: DataRoot = None,
     cards: CardFolders = None,

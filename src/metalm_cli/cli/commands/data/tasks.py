@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metalm_cli.cli import console
+from metalm_cli.cli.completion import complete_cluster, complete_task, complete_task_or_group
 from metalm_cli.cli.display.task_cards import answer_kind, print_card, print_check
 from metalm_cli.cli.options.shared import CONTEXT_SETTINGS, DataRoot
 from metalm_cli.errors import Exit, MetalmError
@@ -32,7 +33,13 @@ CardFolders = Annotated[
     typer.Option("--cards", metavar="PATH", help="Also load this task card, or the cards in this folder; repeatable."),
 ]
 ClusterNames = Annotated[
-    list[str] | None, typer.Option("--cluster", metavar="CLUSTER", help="Only tasks of this cluster; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--cluster",
+        metavar="CLUSTER",
+        help="Only tasks of this cluster; repeatable.",
+        autocompletion=complete_cluster,
+    ),
 ]
 
 
@@ -84,7 +91,7 @@ def _filter_clusters(cards: Sequence[Card], clusters: Sequence[str]) -> list[Car
 
 @app.command()
 def show(
-    task: Annotated[str, typer.Argument(help="A task, by name or path.")],
+    task: Annotated[str, typer.Argument(help="A task, by name or path.", autocompletion=complete_task)],
     cards: CardFolders = None,
     data_root: DataRoot = None,
 ) -> None:
@@ -102,7 +109,11 @@ def show(
 def check(
     tasks: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TASK]...", help="Tasks, clusters, groups or paths of cards. Default: all tasks."),
+        typer.Argument(
+            metavar="[TASK]...",
+            help="Tasks, clusters, groups or paths of cards. Default: all tasks.",
+            autocompletion=complete_task_or_group,
+        ),
     ] = None,
     cluster: ClusterNames = None,
     rows: Annotated[int | None, typer.Option("--rows", min=1, help="Read only the first N rows of each split.")] = None,
@@ -205,7 +216,12 @@ def new(
         typer.Argument(help="A CSV or TSV file with a header, JSON lines, JSON, Parquet, or a save_to_disk folder."),
     ],
     name: Annotated[str | None, typer.Option("--name", help="Name of the task. Default: the file's name.")] = None,
-    cluster: Annotated[str, typer.Option("--cluster", help="Cluster of the task, an existing or a new one.")] = "misc",
+    cluster: Annotated[
+        str,
+        typer.Option(
+            "--cluster", help="Cluster of the task, an existing or a new one.", autocompletion=complete_cluster
+        ),
+    ] = "misc",
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the card into.")] = Path("cards"),
 ) -> None:
     """Draft a task card and templates from the columns of a data file; comments mark what was guessed.

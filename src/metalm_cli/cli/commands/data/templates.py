@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from metalm_cli.cli import console
+from metalm_cli.cli.completion import (
+    complete_choice,
+    complete_collection,
+    complete_importer,
+    complete_task,
+    complete_task_or_group,
+    complete_template,
+)
 from metalm_cli.cli.options.shared import CONTEXT_SETTINGS, CardFolders, DataRoot
 from metalm_cli.errors import Exit, MetalmError
 
@@ -37,7 +45,10 @@ app = typer.Typer(
 @app.command("list")
 def list_templates(
     collection: Annotated[
-        str | None, typer.Argument(help="A collection, by name or folder. Default: all shipped ones.")
+        str | None,
+        typer.Argument(
+            help="A collection, by name or folder. Default: all shipped ones.", autocompletion=complete_collection
+        ),
     ] = None,
 ) -> None:
     """List template collections, or the template counts of one collection (all, inverted, with options)."""
@@ -67,12 +78,25 @@ def list_templates(
 
 @app.command()
 def show(
-    task: Annotated[str, typer.Argument(help="A task, by name or path; or a template file.")],
-    collection: Annotated[str, typer.Option("--collection", "-c", help="A collection, by name or folder.")] = "flan",
-    template: Annotated[str | None, typer.Option("--template", "-t", help="Only this template.")] = None,
+    task: Annotated[
+        str, typer.Argument(help="A task, by name or path; or a template file.", autocompletion=complete_task)
+    ],
+    collection: Annotated[
+        str,
+        typer.Option("--collection", "-c", help="A collection, by name or folder.", autocompletion=complete_collection),
+    ] = "flan",
+    template: Annotated[
+        str | None,
+        typer.Option("--template", "-t", help="Only this template.", autocompletion=complete_template),
+    ] = None,
     row: Annotated[int, typer.Option("--row", min=0, help="Row of the split, counted from 0.")] = 0,
     split: Annotated[
-        str, typer.Option("--split", help="Split, by its role: train, validation or test.")
+        str,
+        typer.Option(
+            "--split",
+            help="Split, by its role: train, validation or test.",
+            autocompletion=complete_choice("train|validation|test"),
+        ),
     ] = "validation",
     data_root: DataRoot = None,
     cards: CardFolders = None,
@@ -195,9 +219,15 @@ def _labelled_lines(label: str, text: str, docked: bool | None) -> list[Text]:
 def lint(
     collection: Annotated[
         str | None,
-        typer.Argument(help="A collection, by name or folder; or a template file or card. Default: all shipped ones."),
+        typer.Argument(
+            help="A collection, by name or folder; or a template file or card. Default: all shipped ones.",
+            autocompletion=complete_collection,
+        ),
     ] = None,
-    task: Annotated[list[str] | None, typer.Option("--task", help="Only this task, cluster or group.")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="Only this task, cluster or group.", autocompletion=complete_task_or_group),
+    ] = None,
     rows: Annotated[int, typer.Option("--rows", min=0, help="Number of rows to render for each task.")] = 100,
     data_root: DataRoot = None,
     cards: CardFolders = None,
@@ -298,6 +328,7 @@ def import_(
         typer.Argument(
             metavar="FORMAT",
             help="Format of the templates: flan, promptsource, natural-instructions, or that of a plug-in.",
+            autocompletion=complete_importer,
         ),
     ],
     path: Annotated[Path, typer.Argument(help="A file, or a folder of files.")],

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from metalm_cli.cli import console
+from metalm_cli.cli.completion import complete_kind
 from metalm_cli.common import registry
 from metalm_cli.errors import MetalmError
 
@@ -14,7 +15,12 @@ from metalm_cli.errors import MetalmError
 def plugins(
     kinds: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KIND]...", help="Kinds to list, such as metrics. Default: all.", show_default=False),
+        typer.Argument(
+            metavar="[KIND]...",
+            help="Kinds to list, such as metrics. Default: all.",
+            autocompletion=complete_kind,
+            show_default=False,
+        ),
     ] = None,
     installed: Annotated[bool, typer.Option("--installed", help="List only the installed plug-ins.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

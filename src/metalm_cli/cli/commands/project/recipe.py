@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from metalm_cli.cli import console
-from metalm_cli.cli.completion import complete_argument
+from metalm_cli.cli.completion import complete_argument, complete_choice
 from metalm_cli.cli.options.shared import CONTEXT_SETTINGS, BaseOption
 from metalm_cli.errors import MetalmError
 
@@ -121,7 +121,13 @@ def check(arguments: Arguments = None, model: BaseOption = None) -> None:
 
 @app.command()
 def schema(
-    command: Annotated[str, typer.Argument(help="Training command: pretrain, finetune or instruct.")] = "pretrain",
+    command: Annotated[
+        str,
+        typer.Argument(
+            help="Training command: pretrain, finetune or instruct.",
+            autocompletion=complete_choice("pretrain|finetune|instruct"),
+        ),
+    ] = "pretrain",
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the recipe reference as Markdown instead.")
     ] = False,

@@ -16,8 +16,9 @@ from metalm_cli.inference import append_only_jsonl
 from metalm_cli.inference import generate_file as file_generation
 from metalm_cli.inference.append_only_jsonl import OutputFile
 from metalm_cli.inference.generate_file import generate_file, read_input_file
-from metalm_cli.inference.generation import DecodingOptions, PromptRoute, stream_answer, text_to_session
+from metalm_cli.inference.generation import DecodingOptions, stream_answer
 from metalm_cli.inference.sampling import SamplingOptions
+from metalm_cli.inference.text_sessions import PromptRoute, text_to_session
 from metalm_cli.sessions import Causal, Docked, Session
 from model_families import noise_image
 from tiny_language_models import endless_language_model

@@ -11,18 +11,10 @@ import torch
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.inference import generation
-from metalm_cli.inference.generation import (
-    DecodingOptions,
-    Generation,
-    PromptRoute,
-    generate_answers,
-    image_encoder,
-    stream_answer,
-    text_encoder,
-    text_to_session,
-)
+from metalm_cli.inference.generation import DecodingOptions, Generation, generate_answers, stream_answer
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.sampling import SamplingOptions
+from metalm_cli.inference.text_sessions import PromptRoute, image_encoder, text_encoder, text_to_session
 from metalm_cli.inference.text_streaming import cut_at_stop
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, TokenRules
 from model_families import noise_image

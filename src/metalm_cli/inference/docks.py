@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.inference.generation import text_encoder
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring.dock_cache import DockCache
+from metalm_cli.inference.text_sessions import text_encoder
 from metalm_cli.sessions.docks import Docks
 
 POSITIONS = 2048

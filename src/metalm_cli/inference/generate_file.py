@@ -15,14 +15,9 @@ from metalm_cli.common.file_hash import file_sha256
 from metalm_cli.common.paths import expand_user
 from metalm_cli.errors import MetalmError
 from metalm_cli.inference.append_only_jsonl import OutputFile
-from metalm_cli.inference.generation import (
-    DecodingOptions,
-    PromptRoute,
-    generate_answers,
-    image_encoder,
-    text_to_session,
-)
+from metalm_cli.inference.generation import DecodingOptions, generate_answers
 from metalm_cli.inference.language_model import LanguageModel
+from metalm_cli.inference.text_sessions import PromptRoute, image_encoder, text_to_session
 from metalm_cli.sessions import Causal, Docked, Session, Span, TokenisedSession
 from metalm_cli.sessions.images import read_image
 
@@ -270,8 +265,8 @@ def output_header(
     Raises:
         MetalmError: The texts are chats, and the tokenizer has no chat template.
     """
-    from metalm_cli.inference.chat_template import check_chat_template
     from metalm_cli.inference.configuration_hash import configuration_sha256
+    from metalm_cli.inference.text_sessions import check_chat_template
     from metalm_cli.models.weights_hash import weights_sha256
 
     model_settings = {

@@ -1,4 +1,4 @@
-"""Generation from a text, an image, or both: building the session, decoding options and streaming."""
+"""Answers to sessions: decoding options, streaming, and many sessions in batches."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.inference.batch_generation import generate_batch, generate_in_batches, out_of_memory_error
-from metalm_cli.inference.chat_template import user_turn
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.sampling import GumbelSampler, SamplingOptions
+from metalm_cli.inference.text_sessions import answer_delimiter
 from metalm_cli.inference.text_streaming import TokenStreamer, VisibleText, stop_position
-from metalm_cli.sessions import Causal, Docked, Session, Span, TokenisedSession
+from metalm_cli.sessions import Session, TokenisedSession
 
 CPU_BUDGET = 4096
 """Decoder positions of a forward pass on a CPU, padding and new tokens included."""
@@ -24,8 +24,6 @@ GPU_BUDGET = 1 << 16
 """Decoder positions of a forward pass on a GPU, where a batch that exceeds the memory is halved."""
 MAX_BEAMS = 256
 """Maximum width of the beam search: each beam takes the memory and time of a sequence of its own."""
-
-Place = Literal["docked", "causal", "chat"]
 
 
 @dataclass(frozen=True)
@@ -82,101 +80,12 @@ class Generation:
     finish_reason: Literal["end", "stop", "limit", "positions"]
 
 
-@dataclass(frozen=True)
-class PromptRoute:
-    """Route of a text into the session.
-
-    Args:
-        place: ``docked`` into the text encoder (a model without a text encoder reads it as causal text), ``causal``, or
-            ``chat``: the decoder reads it as a user's turn, by the chat template of its tokenizer.
-        prompt: Beginning of the answer, after the target delimiter; a reply to a chat begins with it.
-    """
-
-    place: Place = "docked"
-    prompt: str = ""
-
-
-def text_to_session(
-    language_model: LanguageModel, text: str, image: Any = None, route: PromptRoute = PromptRoute(), name: str = ""
-) -> Session:
-    """Build the session of a text, an image, or both.
-
-    The image comes first. A fused encoder reads image and text in one dock.
-
-    Args:
-        language_model: The model.
-        text: The text, or an empty string.
-        image: Path or PIL image, or None.
-        route: Route of the text.
-        name: Name of the session in errors.
-
-    Raises:
-        MetalmError: Text, image and prompt are all empty, the model has no encoder for an image, or its tokenizer
-            has no chat template.
-    """
-    spans: list[Span] = []
-    if image is not None:
-        encoder, fused = image_encoder(language_model)
-        content: Any = {"image": image} if fused else image
-        if fused and text and route.place == "docked":
-            content, text = {**content, "text": text}, ""
-        spans.append(Docked(encoder, content))
-    if text and route.place == "chat":
-        spans.append(user_turn(language_model, text))
-    elif text:
-        encoder = text_encoder(language_model) or ""
-        spans.append(Docked(encoder, text) if route.place == "docked" and encoder else Causal(text))
-    if route.prompt:
-        has_delimiter = bool(spans) and route.place != "chat"
-        delimiter = language_model.decoder_tokenizer.rules.target_delimiter if has_delimiter else ""
-        spans.append(Causal(delimiter + route.prompt))
-    if not spans:
-        raise MetalmError(f"{name or 'the session'} has no text", remedy="give a text, an image or a prompt")
-    return Session(spans, name)
-
-
-def text_encoder(language_model: LanguageModel) -> str | None:
-    """Return the encoder that texts are docked into: ``text``, or the first text encoder.
-
-    For a model without encoders the result is ``text``, because its docked spans are lowered to causal text. The result
-    is None if none of the model's encoders reads text.
-    """
-    if not language_model.processors:
-        return "text"
-    return _first_encoder_of_kind(language_model, "text")
-
-
-def image_encoder(language_model: LanguageModel) -> tuple[str, bool]:
-    """Return the encoder that images are docked into, and whether it is fused.
-
-    Raises:
-        MetalmError: The model has no such encoder.
-    """
-    for kind in ("vision", "fused"):
-        encoder = _first_encoder_of_kind(language_model, kind)
-        if encoder is not None:
-            return encoder, kind == "fused"
-    encoders = ", ".join(f"{name} ({encoder_io.kind})" for name, encoder_io in language_model.model.encoder_ios.items())
-    raise MetalmError(
-        "the model has no encoder that reads images",
-        why=f"its encoders: {encoders}" if encoders else "the model is a decoder without encoders",
-        remedy="use a model with a vision encoder, or leave the image out",
-    )
-
-
-def _first_encoder_of_kind(language_model: LanguageModel, kind: str) -> str | None:
-    names = [name for name, encoder_io in language_model.model.encoder_ios.items() if encoder_io.kind == kind]
-    return kind if kind in names else next(iter(names), None)
-
-
 def visible_answer(language_model: LanguageModel, session: Session, decoding: DecodingOptions) -> VisibleText:
     """Return the filter of the visible text.
 
     After a dock the delimiter and the space around the answer are removed; other continuations stay complete.
     """
-    docked = bool(session.spans) and isinstance(session.spans[-1], Docked)
-    delimiter = language_model.decoder_tokenizer.rules.target_delimiter if docked else None
-    return VisibleText(decoding.stop, delimiter)
+    return VisibleText(decoding.stop, answer_delimiter(language_model, session))
 
 
 def stream_answer(

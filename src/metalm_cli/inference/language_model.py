@@ -7,14 +7,17 @@ order.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import StoppingCriteriaList
 
 from metalm_cli.errors import MetalmError
+from metalm_cli.inference.text_sessions import answer_delimiter, prompt_list, session_list, text_to_session
+from metalm_cli.inference.text_streaming import TokenStreamer, VisibleText, pieces_of
 from metalm_cli.models.capabilities import measure_left_padding
 from metalm_cli.models.decoders import plain_generation
 from metalm_cli.models.weights_hash import weights_sha256
@@ -58,6 +61,20 @@ class LanguageModel:
         self.processors = processors
         self.tokenise = SessionTokeniser(tokenizer, processors, self.dock_origin)
         self._dock_origins: dict[tuple[Any, ...], DockOrigin] = {}
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the decoder, encoders and connectors by key path."""
+        named = {"decoder": self.model.decoder}
+        named |= {f"encoders.{name}": encoder for name, encoder in self.model.encoders.items()}
+        return named | {f"connectors.{name}": connector for name, connector in self.model.connectors.items()}
+
+    def __repr__(self) -> str:
+        dtype = next(self.model.parameters()).dtype
+        lines = [f"{type(self).__name__} {self.source}".rstrip() + f" ({dtype}, {self.device})"]
+        for name, part in self.parts().items():
+            parameters = sum(parameter.numel() for parameter in part.parameters())
+            lines.append(f"  {name}: {type(part).__name__}, {parameters:,} parameters")
+        return "\n".join(lines)
 
     @property
     def device(self) -> torch.device:
@@ -124,29 +141,78 @@ class LanguageModel:
         """Return the index of the session that each target of a batch belongs to, on the CPU: ``[m]``."""
         return batch.decoder.target_segments.cpu()
 
-    def generate(self, sessions: Iterable[Session], max_new_tokens: int = 64, **options: Any) -> list[str]:
-        """Continue each session.
+    def generate(
+        self,
+        prompts: Iterable[Session | str],
+        max_new_tokens: int = 64,
+        *,
+        stop: str | Sequence[str] = (),
+        **options: Any,
+    ) -> list[str]:
+        """Continue each prompt.
 
         Args:
-            sessions: Prompts.
+            prompts: Sessions, or texts, which are docked as those of ``metalm generate``: the first text encoder reads
+                them, and a model without encoders reads them as causal text.
             max_new_tokens: Maximum number of new tokens; the decoder's positions may end a text earlier.
+            stop: Texts that end an answer and are not part of it.
             options: Options of transformers' ``generate`` (``num_beams``, ``do_sample``, ``length_penalty``, ...);
                 greedy decoding by default.
 
         Returns:
-            The texts, up to the first token that ends them.
+            The texts, up to the first token that ends them; answers to texts without the target delimiter and the
+            space around them.
 
         Raises:
-            MetalmError: A session cannot be tokenised, or fills all positions of the decoder.
+            MetalmError: A prompt cannot be tokenised, or fills all positions of the decoder.
         """
-        options = {**self.default_options(), **options}
-        texts = []
-        for session in session_list(sessions):
-            tokenised = self.tokenise(session)
-            new_tokens = min(max_new_tokens, self.positions_left(tokenised))
-            ids = self.continue_one(tokenised, new_tokens, options)
-            texts.append(self.decode(ids[0].tolist()))
-        return texts
+        return [self._start(prompt, max_new_tokens, stop, options)(None) for prompt in prompt_list(prompts)]
+
+    def stream(
+        self, prompt: Session | str, max_new_tokens: int = 64, *, stop: str | Sequence[str] = (), **options: Any
+    ) -> Iterator[str]:
+        """Continue a prompt, and yield the text piece by piece.
+
+        Args:
+            prompt: A session or a text, as for :meth:`generate`.
+            max_new_tokens: As for :meth:`generate`.
+            stop: As for :meth:`generate`.
+            options: As for :meth:`generate`; with beam search, the whole text comes at the end.
+
+        Returns:
+            Iterator over pieces that later tokens cannot change; joined, they are the text of :meth:`generate`. The
+            model generates in a thread, which ends if the iterator is closed.
+
+        Raises:
+            MetalmError: As for :meth:`generate`.
+        """
+        (checked,) = prompt_list([prompt])
+        return pieces_of(self._start(checked, max_new_tokens, stop, options))
+
+    def _start(
+        self, prompt: Session | str, max_new_tokens: int, stop: str | Sequence[str], options: Mapping[str, Any]
+    ) -> Callable[[Callable[[str], None] | None], str]:
+        """Tokenise a prompt; return the function that continues it, and passes the pieces of the text to a function."""
+        session = text_to_session(self, prompt) if isinstance(prompt, str) else prompt
+        tokenised = self.tokenise(session)
+        new_tokens = min(max_new_tokens, self.positions_left(tokenised))
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        if "" in stops:
+            raise MetalmError("a stop string is empty: it would end every answer before it begins")
+        visible = VisibleText(stops, answer_delimiter(self, session), strips=isinstance(prompt, str))
+
+        def answer(on_text: Callable[[str], None] | None) -> str:
+            streamer = TokenStreamer(self.decoder_tokenizer, visible, on_text or (lambda piece: None))
+            criteria = [*options.get("stopping_criteria", ())]
+            if (stops or on_text) and options.get("num_beams", 1) == 1:
+                criteria.append(streamer)
+            decoding = {**self.default_options(), **options, "stopping_criteria": StoppingCriteriaList(criteria)}
+            ids = self.continue_one(tokenised, new_tokens, decoding)
+            text = visible.of_finished_text(self.decode(ids[0].tolist()))
+            streamer.emit(text)
+            return text
+
+        return answer
 
     def default_options(self) -> dict[str, Any]:
         """Options of transformers' ``generate`` for greedy decoding up to a token that ends the text."""
@@ -247,22 +313,6 @@ class LanguageModel:
         return conversation
 
 
-def session_list(sessions: Iterable[Session]) -> list[Session]:
-    """Return the sessions as a list.
-
-    Raises:
-        MetalmError: The argument is a single session, or contains something other than sessions.
-    """
-    checked = [sessions] if isinstance(sessions, Session | str) else list(sessions)
-    if isinstance(sessions, Session | str) or not all(isinstance(session, Session) for session in checked):
-        first_wrong = next((session for session in checked if not isinstance(session, Session)), checked[0])
-        raise MetalmError(
-            f"expected a list of sessions, got {type(first_wrong).__name__}",
-            remedy='write [metalm.Session([metalm.Causal("some text")])]',
-        )
-    return checked
-
-
 class Conversation:
     """Session that is extended turn by turn; the decoder's key-value cache is kept.
 
@@ -277,6 +327,9 @@ class Conversation:
         self.cache: Any = DynamicCache(config=language_model.model.decoder.config)
         self.length = 0
         self.logits: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"Conversation of {self.length} positions with {self.language_model.source or 'a model'}"
 
     @torch.no_grad()
     def append(self, session: TokenisedSession) -> None:

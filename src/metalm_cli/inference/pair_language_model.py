@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from metalm_cli.errors import MetalmError
@@ -42,6 +42,10 @@ class PairLanguageModel(LanguageModel):
     ) -> None:
         super().__init__(model, tokenizer, {}, source)
         self.format = tokenizer.format
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the encoder–decoder by its key path."""
+        return {"seq2seq": self.model.seq2seq}
 
     def collate(self, sessions: Sequence[TokenisedSession]) -> Batch:
         """Join the pairs of sessions into a batch, one pair in each row."""
@@ -135,6 +139,9 @@ class PairConversation:
         self.language_model = language_model
         self.spans = spans
         language_model.positions_left(language_model.tokenise(Session(spans)))
+
+    def __repr__(self) -> str:
+        return f"Conversation of {self.length} tokens with {self.language_model.source or 'a model'}"
 
     @property
     def length(self) -> int:

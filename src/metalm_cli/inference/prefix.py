@@ -46,6 +46,9 @@ class Prefix:
         language_model.positions_left(self.tokenised)
         self._key = session_digest(self.tokenised)
 
+    def __repr__(self) -> str:
+        return f"Prefix of {len(self)} positions for {self.language_model.source or 'a model'}"
+
     def __len__(self) -> int:
         """Return the number of decoder positions."""
         return len(self.tokenised)

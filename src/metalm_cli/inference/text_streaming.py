@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -73,18 +75,19 @@ class VisibleText:
 
     Args:
         stop: Stop strings; they are not part of the text.
-        delimiter: Target delimiter before an answer; the delimiter and the space around the answer are removed. None:
-            keep the whole text.
+        delimiter: Target delimiter before an answer; stop strings in it are ignored. None: there is none.
+        strips: Whether the delimiter and the space around the answer are removed.
     """
 
-    def __init__(self, stop: Sequence[str] = (), delimiter: str | None = None) -> None:
+    def __init__(self, stop: Sequence[str] = (), delimiter: str | None = None, *, strips: bool = True) -> None:
         self.stop = tuple(stop)
         self.delimiter = delimiter
+        self.strips = strips and delimiter is not None
 
     def of_finished_text(self, text: str) -> str:
         """Return the visible part of a finished text."""
         text = cut_at_stop(text, self.stop, self.delimiter or "")
-        return text if self.delimiter is None else strip_delimiter(text, self.delimiter)
+        return strip_delimiter(text, self.delimiter or "") if self.strips else text
 
     def of_partial_text(self, text: str) -> str:
         """Return the visible part of an unfinished text: a prefix of :meth:`of_finished_text`, whatever follows."""
@@ -92,10 +95,11 @@ class VisibleText:
             return self.of_finished_text(text)
         held_back = max((_overlap(text, stop_string) for stop_string in self.stop), default=0)
         text = text[: len(text) - held_back]
-        if self.delimiter is None:
+        if not self.strips:
             return text
-        stripped, mark = text.strip(), self.delimiter.strip()
-        return "" if len(stripped) < len(mark) and mark.startswith(stripped) else strip_delimiter(text, self.delimiter)
+        delimiter = self.delimiter or ""
+        stripped, mark = text.strip(), delimiter.strip()
+        return "" if len(stripped) < len(mark) and mark.startswith(stripped) else strip_delimiter(text, delimiter)
 
 
 def strip_delimiter(text: str, delimiter: str) -> str:
@@ -200,3 +204,40 @@ class TokenStreamer(StoppingCriteria):
         if len(text) > len(self.emitted) and text.startswith(self.emitted):
             self.on_text(text[len(self.emitted) :])
             self.emitted = text
+
+
+def pieces_of(produce: Callable[[Callable[[str], None]], Any]) -> Iterator[str]:
+    """Run a function in a thread, and yield the texts that it passes to its argument.
+
+    Args:
+        produce: The function. If the iterator is closed, the next call of its argument raises an exception.
+
+    Example:
+        >>> list(pieces_of(lambda on_text: [on_text(piece) for piece in ("one", " two")]))
+        ['one', ' two']
+    """
+    pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
+    closed = Event()
+
+    def put(piece: str) -> None:
+        if closed.is_set():
+            raise GeneratorExit
+        pieces.put(piece)
+
+    def run() -> None:
+        try:
+            produce(put)
+            pieces.put(None)
+        except BaseException as error:
+            pieces.put(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while (piece := pieces.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+    finally:
+        closed.set()
+        thread.join()

@@ -22,7 +22,8 @@ from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
     from metalm_cli.inference import LanguageModel
-    from metalm_cli.inference.generation import DecodingOptions, Generation, Place, PromptRoute
+    from metalm_cli.inference.generation import DecodingOptions, Generation
+    from metalm_cli.inference.text_sessions import Place, PromptRoute
 
 PROGRESS_INTERVAL_S = 5.0
 """Time between two progress lines if standard error is not a terminal."""
@@ -71,7 +72,7 @@ def generate(
         _answer_lines(name, files.source, files.out, (place, prompt or ""), flags, files.batch_tokens, offline)
         return
     silence_libraries(offline)
-    from metalm_cli.inference.generation import PromptRoute
+    from metalm_cli.inference.text_sessions import PromptRoute
 
     _answer(name, text_to_read, image, PromptRoute(place, prompt or ""), flags, offline)
 
@@ -221,7 +222,8 @@ def _answer(
     offline: bool,
 ) -> None:
     """Generate the answer to one text, streamed to standard output."""
-    from metalm_cli.inference.generation import stream_answer, text_encoder, text_to_session
+    from metalm_cli.inference.generation import stream_answer
+    from metalm_cli.inference.text_sessions import text_encoder, text_to_session
     from metalm_cli.sessions.images import read_image
 
     decoding = _decoding_options(flags)
@@ -293,7 +295,7 @@ def _answer_lines(
         with signals:
             silence_libraries(offline)
             from metalm_cli.inference.generate_file import generate_file, read_input_file
-            from metalm_cli.inference.generation import PromptRoute
+            from metalm_cli.inference.text_sessions import PromptRoute
             from metalm_cli.models.checkpoint_io import find_model_folder
 
             decoding = _decoding_options(flags)

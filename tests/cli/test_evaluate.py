@@ -325,26 +325,56 @@ def test_demonstrations_that_do_not_fit_at_all(desk, capsys) -> None:
     assert "9 demonstrations do not fit into" in err
 
 
-def test_harness_tasks_are_handed_over(desk, monkeypatch) -> None:
+def test_harness_tasks_are_handed_over_and_their_results_are_a_result_file(desk, monkeypatch, capsys) -> None:
     import subprocess
 
+    from harness_output import write_output
     from metalm_cli import harness
-    from metalm_cli.cli.commands.evaluation import evaluate
+    from metalm_cli.cli.commands.evaluation import harness_run
 
-    calls = []
+    calls, codes = [], [3, 0, 0, 0]
 
     def command(model, tasks, **options):
         calls.append((model, list(tasks), options))
         return ["true"]
 
+    def finished(command_line):
+        write_output(Path(calls[-1][2]["out"]))
+        return subprocess.CompletedProcess(command_line, codes.pop(0))
+
     monkeypatch.setattr(harness, "harness_command", command)
-    monkeypatch.setattr(evaluate.subprocess, "run", lambda command_line: subprocess.CompletedProcess(command_line, 3))
-    assert metalm("eval", "runs/mine", "--harness", "hellaswag,piqa", "--limit", 5, "--offline") == 3
-    assert metalm("eval", "runs/mine", "--harness", "piqa", "--shots", 5) == 3
-    first, second = calls
-    assert first == ("runs/mine", ["hellaswag", "piqa"], {"limit": 5, "shots": None, "out": None, "offline": True})
-    assert second[2]["shots"] == 5
-    assert metalm("eval", "runs/mine", "--harness", "piqa", "--shots", "0,5") == 2
+    monkeypatch.setattr(harness_run.subprocess, "run", finished)
+    assert metalm("eval", "runs/mine", "--harness", "copa,piqa", "--limit", 5, "--offline") == 3
+    assert not (desk / "runs/mine/results").exists()
+    first, options = calls[0][:2], calls[0][2]
+    assert first == ("runs/mine", ["copa", "piqa"])
+    assert {**options, "out": None} == {"limit": 5, "shots": None, "batch_size": None, "out": None, "offline": True}
+    assert metalm("eval", "runs/mine", "--harness", "cards/copa.yaml", "--shots", 5, "--batch-size", 2) == 0
+    assert (calls[1][2]["shots"], calls[1][2]["batch_size"]) == (5, 2)
+    assert metalm("eval", "runs/mine", "--harness", "copa", "--out", "out.json") == 0
+    results = [desk / "runs/mine/results/harness-copa-5-shot.json", desk / "out.json"]
+    assert [json.loads(path.read_text())["model"]["source"] for path in results] == ["runs/mine", "runs/mine"]
+    assert metalm("eval", "runs/mine", "--harness", "copa", "--out", "out.json") == 2
+    assert "results exist already" in capsys.readouterr().err
+    assert metalm("results", "show", "runs/mine", "--format", "csv") == 0
+    assert ",harness,task,0,harness,copa," in capsys.readouterr().out
+    assert metalm("results", "compare", *results, "--format", "csv") == 0
+    assert metalm("report", "runs/mine", "--terminal") == 0
+    assert "copa" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--end-token", "7"], "--end-token does nothing with --harness"),
+        (["--template", "all", "--no-show-options", "--seed", 3], "--template, --show-options, --seed do nothing"),
+        (["--versus", "runs/b", "--suite", "glue"], "--suite, --versus do nothing"),
+        (["--shots", "0,5"], "a single number of demonstrations"),
+    ],
+)
+def test_options_that_do_not_apply_to_harness_tasks_are_refused(options, named, desk, capsys) -> None:
+    assert metalm("eval", "runs/mine", "--harness", "piqa", *options) == 2
+    assert named in capsys.readouterr().err
 
 
 def test_a_file_of_pairs_is_a_task_without_a_card(desk) -> None:
@@ -372,5 +402,3 @@ def test_end_tokens_are_recorded_and_checked(desk, capsys) -> None:
     assert metalm("eval", "runs/mine", *options, "--end-token", "two words", "--out", "none.json") == 2
     assert "the end token 'two words' is not a token of the decoder" in capsys.readouterr().err
     assert not (desk / "none.json").exists()
-    assert metalm("eval", "runs/mine", "--harness", "wsc", "--end-token", "7") == 2
-    assert "--end-token does nothing with --harness" in capsys.readouterr().err

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,13 +42,13 @@ def test_a_missing_lm_eval_is_one_message_with_a_remedy(capsys: pytest.CaptureFi
 @pytest.mark.usefixtures("_installed")
 def test_the_command_names_all_options() -> None:
     command = harness.harness_command(
-        "runs/a", ["copa", "rte"], limit=5, shots=0, out="found", offline=True, dock="text"
+        "runs/a", ["copa", "rte"], limit=5, shots=0, batch_size=8, out="found", offline=True, dock="text"
     )
     assert command[:3] == [sys.executable, "-m", "metalm_cli.harness"]
     arguments = " ".join(command[3:])
     assert arguments == (
         "--offline run --model metalm --model_args pretrained=runs/a,dock=text --tasks copa rte"
-        " --batch_size auto --limit 5 --num_fewshot 0 --output_path found"
+        " --batch_size 8 --limit 5 --num_fewshot 0 --output_path found --log_samples"
     )
     plain = " ".join(harness.harness_command("runs/a", ["copa"])[3:])
     assert plain == "run --model metalm --model_args pretrained=runs/a --tasks copa --batch_size auto"
@@ -72,3 +75,27 @@ def test_offline_is_set_before_anything_is_imported(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(harness, "register", register)
     assert harness.main(["--offline", "--tasks", "copa"]) == Exit.USAGE
     assert seen == {"hub": "1", "datasets": "1"}
+
+
+def test_the_install_line_is_what_the_extra_installs() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["optional-dependencies"]["harness"] == list(harness.REQUIREMENTS)
+    pinned = dict(line.split("==") for line in constraints() if "==" in line)
+    assert int(pinned["pytablewriter"].partition(".")[0]) >= 1
+    assert int(pinned["python-dateutil"].partition(".")[0]) < 3, "a newer one allows only pytablewriter 0.38"
+
+
+def constraints() -> list[str]:
+    return (Path(__file__).parents[2] / "constraints.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.skipif(
+    int(version("pytablewriter").partition(".")[0]) < 1,
+    reason="this environment has an older pytablewriter than pinned",
+)
+def test_tables_of_lm_eval_have_headings() -> None:
+    from lm_eval.utils import make_table
+
+    results = {"copa": {"alias": "copa", "acc,none": 0.5, "acc_stderr,none": 0.1}}
+    table = make_table({"results": results, "versions": {"copa": 1}, "n-shot": {"copa": 0}})
+    assert [cell.strip() for cell in table.splitlines()[0].strip("|").split("|")][:3] == ["Tasks", "Version", "Filter"]

@@ -20,6 +20,8 @@ OFFLINE_FLAG = "--offline"
 """The only argument that is not lm_eval's: run without network connections."""
 MIN_LM_EVAL_VERSION = "0.4.13"
 """Oldest lm_eval that is known to work."""
+REQUIREMENTS = (f"lm-eval>={MIN_LM_EVAL_VERSION}", "pytablewriter>=1.0")
+"""What the extra ``harness`` installs. Older versions of pytablewriter print lm_eval's tables without headings."""
 
 
 def require_lm_eval() -> None:
@@ -36,7 +38,7 @@ def _lm_eval_error(problem: str) -> MetalmError:
     return MetalmError(
         problem,
         why="tasks of the harness need lm-evaluation-harness, an optional dependency",
-        remedy=f"python -m pip install 'lm-eval>={MIN_LM_EVAL_VERSION}', or install metalm[harness]",
+        remedy=f"python -m pip install {' '.join(map(repr, REQUIREMENTS))}",
     )
 
 
@@ -62,6 +64,7 @@ def harness_command(
     *,
     limit: int | None = None,
     shots: int | None = None,
+    batch_size: int | None = None,
     out: str | Path | None = None,
     offline: bool = False,
     dock: str | None = None,
@@ -73,7 +76,8 @@ def harness_command(
         tasks: Names of lm_eval's tasks or groups, or YAML files of tasks.
         limit: Examples of each task; None: all.
         shots: Number of demonstrations; None: the default of each task.
-        out: Folder for lm_eval's result files.
+        batch_size: Batch size of generation; None: chosen for the device.
+        out: Folder for lm_eval's result files, with its samples.
         offline: Run without network connections.
         dock: Name of the encoder that reads the contexts; None: the decoder reads them.
 
@@ -92,10 +96,11 @@ def harness_command(
             )
     model_args = f"pretrained={model}" + (f",dock={dock}" if dock else "")
     command = [sys.executable, "-m", __name__, *([OFFLINE_FLAG] if offline else []), "run"]
-    command += ["--model", MODEL_NAME, "--model_args", model_args, "--tasks", *tasks, "--batch_size", "auto"]
+    command += ["--model", MODEL_NAME, "--model_args", model_args, "--tasks", *tasks]
+    command += ["--batch_size", "auto" if batch_size is None else str(batch_size)]
     for flag, value in (("--limit", limit), ("--num_fewshot", shots), ("--output_path", out)):
         command += [] if value is None else [flag, str(value)]
-    return command
+    return [*command, "--log_samples"] if out is not None else command
 
 
 def main(arguments: Sequence[str]) -> int:

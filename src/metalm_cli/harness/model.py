@@ -27,6 +27,7 @@ from metalm_cli.inference.batch_generation import generate_all
 from metalm_cli.inference.scoring.option_scorer import OptionScores
 from metalm_cli.inference.scoring.question_rows import OptionQuestion
 from metalm_cli.inference.scoring.scorers import scorer_of
+from metalm_cli.models.weights_hash import weights_sha256
 from metalm_cli.sessions import Docked, Session, TokenisedSession
 
 logger = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ class HarnessModel(TemplateLM):
             "model_dtype": str(next(model.parameters()).dtype),
             "metalm_version": __version__,
             "dock": self.dock,
+            "weights_sha256": weights_sha256(model),
         }
 
     # -- log-likelihoods ----------------------------------------------------------------------------------------------

@@ -65,6 +65,27 @@ def expand_groups(command: Callable[..., None]) -> Callable[..., None]:
     return expanded
 
 
+def used_options(group: Any) -> list[str]:
+    """Names of the options of a group that do not have their default values.
+
+    Args:
+        group: A dataclass of options, whose fields are annotated as options.
+    """
+    hints = get_type_hints(type(group), include_extras=True)
+    return [
+        _option_name(hints[field.name])
+        for field in fields(group)
+        if getattr(group, field.name) != field.default and getattr(group, field.name) not in ([], ())
+    ]
+
+
+def _option_name(annotation: Any) -> str:
+    """The long name of an option, without that of its negation."""
+    option = get_args(annotation)[1]
+    names = (option.default, *option.param_decls)  # in an annotation, Typer takes the first name for the default
+    return next(name for name in names if name.startswith("--")).partition("/")[0]
+
+
 def _in_panel(annotation: Any, panel: str | None) -> Any:
     """The annotation of an option, with the panel of the command's help that shows it."""
     if panel is None or get_origin(annotation) is not Annotated:

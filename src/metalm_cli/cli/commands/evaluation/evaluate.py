@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import typer
 
 from metalm_cli.cli import console
+from metalm_cli.cli.commands.evaluation.harness_run import check_harness_options, run_harness
 from metalm_cli.cli.options import evaluate as options
-from metalm_cli.cli.options.groups import expand_groups
+from metalm_cli.cli.options.groups import expand_groups, used_options
 from metalm_cli.cli.options.shared import Offline, parse_end_tokens
 from metalm_cli.common.signals import StopSignals
 from metalm_cli.errors import Exit, MetalmError
@@ -45,10 +43,16 @@ def evaluate(
     from metalm_cli.cli.silence_libraries import silence_libraries
 
     if harness:
-        if answers.end_tokens:
-            raise MetalmError("--end-token does nothing with --harness", remedy="omit --end-token")
-        shots = None if prompts.shots is None else _parse_shots(prompts.shots)
-        _run_harness(model, harness, tasks.limit, shots, output.out, offline)
+        check_harness_options((tasks, prompts, answers, checks, output), versus)
+        run_harness(
+            model_to_evaluate(model),
+            harness,
+            limit=tasks.limit,
+            shots=None if prompts.shots is None else _parse_shots(prompts.shots),
+            batch_size=answers.batch_size if used_options(answers) else None,
+            out=output.out,
+            offline=offline,
+        )
         return
     _check_choices(prompts, answers)
     request = _request(tasks, prompts, answers)
@@ -166,33 +170,6 @@ def _parse_shots(shots: str) -> tuple[int, ...]:
             f"--shots {shots} is not a list of numbers", remedy="write numbers of demonstrations, such as --shots 0,1,4"
         )
     return tuple(dict.fromkeys(map(int, parts)))
-
-
-def _run_harness(
-    model: str | None,
-    tasks: Sequence[str],
-    limit: int | None,
-    shots: tuple[int, ...] | None,
-    out: Path | None,
-    offline: bool,
-) -> None:
-    """Run lm-evaluation-harness, and exit with its code."""
-    from metalm_cli.harness import harness_command
-
-    if shots is not None and len(shots) != 1:
-        raise MetalmError(
-            "--harness takes a single number of demonstrations", remedy="write --shots 0, or another number"
-        )
-    command = harness_command(
-        model_to_evaluate(model),
-        options.split_names(tasks),
-        limit=limit,
-        shots=None if shots is None else shots[0],
-        out=out,
-        offline=offline,
-    )
-    code = subprocess.run(command).returncode
-    raise typer.Exit(128 - code if code < 0 else code)  # a negative code is a signal
 
 
 def _parse_encoder_limit(text: str, offline: bool) -> EncoderLimit:

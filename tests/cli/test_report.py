@@ -76,6 +76,38 @@ def test_the_page_and_where_it_goes(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / "drawn" / "loss.png").is_file()
 
 
+def test_a_page_overwrites_only_a_page_about_the_same_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b, other = (write_run(tmp_path / name) for name in ("a", "b", "more/b"))
+    assert micro.metalm("report", a) == 0
+    own = (a / "report.html").read_bytes()
+    for _ in range(2):
+        assert micro.metalm("report", a, b) == 0
+    assert micro.metalm("report", a, other) == 0
+    assert micro.metalm("report", a, b, other) == 0
+    pages = ["report-with-b-2.html", "report-with-b-and-1-more.html", "report-with-b.html", "report.html"]
+    assert sorted(path.name for path in a.glob("*.html")) == pages
+    assert (a / "report.html").read_bytes() == own
+    capsys.readouterr()
+    for out in (a / "report.html", a, a / "recipe.yaml"):
+        assert micro.metalm("report", b, "--out", out) == 2
+        assert "not a page about these runs" in capsys.readouterr().err
+    assert (a / "report.html").read_bytes() == own
+    assert micro.metalm("report", b, "--out", tmp_path / "b.html") == 0
+    assert micro.metalm("report", b, "--out", tmp_path / "b.html") == 0
+
+
+def test_a_page_moves_with_its_runs_and_earlier_versions_wrote_no_names(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a")
+    assert micro.metalm("report", run) == 0
+    run = run.rename(tmp_path / "renamed")
+    assert micro.metalm("report", run) == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert '<meta name="metalm-runs" content=".">' in page
+    (run / "report.html").write_text(page.replace('<meta name="metalm-runs" content=".">', ""), encoding="utf-8")
+    assert micro.metalm("report", write_run(tmp_path / "b"), "--out", run) == 2
+    assert micro.metalm("report", run) == 0
+
+
 def test_the_report_of_a_demo_is_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo = tmp_path / "demo"
     for name in ("gpt", "metalm"):

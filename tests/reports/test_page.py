@@ -322,7 +322,7 @@ def test_the_library_is_cached_and_a_damaged_copy_is_not_used(tmp_path: Path, mo
 
 
 def test_the_path_of_the_page(tmp_path: Path) -> None:
-    facts = read_runs([write_run(tmp_path / "tiny")])
+    facts = [write_run(tmp_path / "tiny")]
     assert report_path(facts, None) == tmp_path / "tiny" / "report.html"
     assert report_path(facts, tmp_path) == tmp_path / "report.html"
     assert report_path(facts, tmp_path / "a.html") == tmp_path / "a.html"

@@ -255,6 +255,14 @@ def apply_command_line(stack: LayerStack, overrides: Sequence[str], flags: Mappi
                 f"{key} cannot be set on the command line", where=COMMAND_LINE, remedy="set it in a recipe file"
             )
         stack.override(key, value)
+    keys = [key for key, _ in pairs]
+    if "description" not in keys and any(_changes_what_is_described(key) for key in keys):
+        stack.root.value.pop("description", None)
+
+
+def _changes_what_is_described(key: str) -> bool:
+    """Whether a value on the command line replaces what the description of a recipe may be about."""
+    return key.split(".")[0] in ("model", "data", "objective", "stages") and key != "model.checkpoint"
 
 
 def read_override(argument: str, layer: int) -> tuple[str, YamlNode]:

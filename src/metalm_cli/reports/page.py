@@ -125,7 +125,9 @@ def report_figures(runs: Sequence[RunSummary], points: int = MAX_FIGURE_POINTS) 
     return [*scores, *step_score_figures(runs, points), *training]
 
 
-def make_page(runs: Sequence[RunSummary], path: Path, created: datetime | None = None, lead: Lead | None = None) -> str:
+def make_page(
+    runs: Sequence[RunSummary], path: Path, created: datetime | None = None, lead: Lead | None = None, about: str = ""
+) -> str:
     """Render the report page of some runs.
 
     Args:
@@ -133,6 +135,7 @@ def make_page(runs: Sequence[RunSummary], path: Path, created: datetime | None =
         path: Path of the page, which links are relative to.
         created: Time of creation; omitted by default.
         lead: First view of a study; default: title and numbers of the runs.
+        about: Folders that the page is about, for its head.
 
     Returns:
         HTML of less than :data:`LARGEST` bytes.
@@ -140,7 +143,7 @@ def make_page(runs: Sequence[RunSummary], path: Path, created: datetime | None =
     library, paired = vega_export.javascript(), paired_tables(group_by_protocol(runs))
     page = ""
     for detail in DETAIL_LEVELS:
-        page = _render(runs, path, report_figures(runs, detail.points), paired, library, detail, created, lead)
+        page = _render(runs, path, report_figures(runs, detail.points), paired, library, detail, created, lead, about)
         if len(page.encode()) < MAX_PAGE_BYTES:
             break
     return page
@@ -155,6 +158,7 @@ def _render(
     detail: Detail,
     created: datetime | None,
     lead: Lead | None,
+    about: str,
 ) -> str:
     from markupsafe import Markup
 
@@ -181,6 +185,7 @@ def _render(
         **content,
         lead=lead,
         lead_figures=[] if lead is None else [_figure_view(figure) for figure in lead.figures],
+        about=about,
         title=lead.title if lead is not None else _title(runs),
         subtitle=lead.subtitle if lead is not None else _subtitle(runs),
         tiles=[] if several or lead is not None else _tiles(runs[0]),
@@ -314,10 +319,8 @@ def _tiles(run: RunSummary) -> list[tuple[str, str]]:
     )
     facts = {row[0]: row[1] for row in overview_table([run]).rows}
     tiles = []
-    for evaluation in run.evaluations[-2:]:
-        tiles += [
-            (f"mean score, {evaluation.label} {mean.shots}-shot", f"{mean.value:.1f}") for mean in evaluation.means[:1]
-        ]
+    for label, evaluation in named_evaluations([run])[-2:]:
+        tiles += [(f"mean score, {label} {mean.shots}-shot", f"{mean.value:.1f}") for mean in evaluation.means[:1]]
     tiles += [(name, facts[name]) for name in fact_names if name in facts]
     if "held-out loss" not in facts and run.training:
         tiles.append(("training loss", format_decimal(run.last_record.get("loss"))))
@@ -360,10 +363,7 @@ def _links(runs: Sequence[RunSummary], page_path: Path) -> list[dict[str, str]]:
     links = []
     for run in runs:
         for path in run.files:
-            try:
-                target = os.path.relpath(path.resolve(), page_path.resolve().parent)
-            except ValueError:  # on another drive
-                target = str(path.resolve())
+            target = os.path.relpath(path.resolve(), page_path.resolve().parent)
             name = path.relative_to(run.path).as_posix() if path.is_relative_to(run.path) else path.name
             name = f"{run.name}/{name}" if len(runs) > 1 else name
             links.append({"href": quote(target.replace(os.sep, "/")), "name": name + ("/" if path.is_dir() else "")})

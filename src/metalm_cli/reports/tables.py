@@ -11,7 +11,7 @@ from typing import Any
 
 from metalm_cli.common.table import Table
 from metalm_cli.reports.aggregate_table import aggregate_table
-from metalm_cli.reports.reading.evaluation_summary import EvaluationSummary, as_number, clusters_of_tasks
+from metalm_cli.reports.reading.evaluation_summary import EvaluationSummary, TaskScore, as_number, clusters_of_tasks
 from metalm_cli.reports.reading.run_summary import Record, RunSummary
 
 NO_VALUE = "–"
@@ -308,6 +308,12 @@ def cluster_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
     return Table("Scores by cluster", headers, tuple(rows), note, frozenset({0, 1}))
 
 
+def _ordered_tasks(scored: Sequence[tuple[str, EvaluationSummary]]) -> list[tuple[str, TaskScore]]:
+    """Scores of tasks with their labels, by cluster, task and number of demonstrations, as figures order them."""
+    tasks = [(label, task) for label, evaluation in scored for task in evaluation.tasks]
+    return sorted(tasks, key=lambda entry: (entry[1].cluster, entry[1].task, entry[1].shots))
+
+
 def task_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
     """Table of task scores."""
     rows = [
@@ -322,10 +328,8 @@ def task_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
             format_count(task.n),
             task.seen,
         )
-        for label, evaluation in scored
-        for task in evaluation.tasks
+        for label, task in _ordered_tasks(scored)
     ]
-    rows.sort(key=lambda row: (row[0], row[3]))
     headers = ("task", "model", "metric", "shots", "score", "95% interval", "chance", "examples", "seen")
     note = "Mean over templates, 0 to 100; intervals of accuracies are Wilson's, others by resampling examples. "
     note += "Chance: the better of guessing and of always giving the most frequent answer."
@@ -336,11 +340,9 @@ def message_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
     """Table of what limits scores: examples that are not scored, options and answers that the model cannot give."""
     rows = [
         (task.task, label, str(task.shots), message)
-        for label, evaluation in scored
-        for task in evaluation.tasks
+        for label, task in _ordered_tasks(scored)
         for message in task.messages
     ]
-    rows.sort(key=lambda row: (row[0], row[2]))
     headers, note = ("task", "model", "shots", "limit"), "What these scores cannot show."
     return Table("Limits of the scores", headers, tuple(rows), note, frozenset({0, 1, 3}))
 
@@ -348,16 +350,12 @@ def message_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
 def template_table(scored: Sequence[tuple[str, EvaluationSummary]]) -> Table:
     """Table of the spread of scores over templates."""
     rows = []
-    for label, evaluation in scored:
-        for task in evaluation.tasks:
-            scores = [(template.score, template.template) for template in task.templates if template.score is not None]
-            if len(scores) > 1:
-                low, high = min(scores), max(scores)
-                ends = (f"{low[0]:.1f} {low[1]}", f"{high[0]:.1f} {high[1]}")
-                rows.append(
-                    (task.task, label, str(task.shots), str(len(scores)), *ends, format_decimal(task.spread, 1))
-                )
-    rows.sort(key=lambda row: (row[0], row[2]))
+    for label, task in _ordered_tasks(scored):
+        scores = [(template.score, template.template) for template in task.templates if template.score is not None]
+        if len(scores) > 1:
+            low, high = min(scores), max(scores)
+            ends = (f"{low[0]:.1f} {low[1]}", f"{high[0]:.1f} {high[1]}")
+            rows.append((task.task, label, str(task.shots), str(len(scores)), *ends, format_decimal(task.spread, 1)))
     headers = ("task", "model", "shots", "templates", "lowest", "highest", "deviation")
     return Table(
         "Spread over templates", headers, tuple(rows), "Standard deviation over templates.", frozenset({0, 1, 4, 5})

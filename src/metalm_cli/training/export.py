@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from metalm_cli.common.atomic_files import explain_write_errors, fsync_folder, fsync_tree, temporary_path
+from metalm_cli.common.checkpoints.local_paths import drop_path_keys, without_local_folders, without_local_paths
 from metalm_cli.common.hub import explain_hub_error
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import Assembly
@@ -27,9 +29,16 @@ from metalm_cli.models.standalone.write import (
     write_part,
     write_standalone,
 )
-from metalm_cli.provenance.lineage import LINEAGE
+from metalm_cli.provenance.lineage import LINEAGE, read_lineage
 from metalm_cli.runs.part_changes import TITLE
-from metalm_cli.training.model_card import how_to_load, part_card, part_table, standalone_section
+from metalm_cli.training.model_card import (
+    base_models,
+    card_head,
+    how_to_load,
+    part_card,
+    part_table,
+    standalone_section,
+)
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 DOCUMENT_FILES = ("README.md", "LICENSE*", "NOTICE*")
@@ -97,6 +106,7 @@ def export(
             if standalone:
                 write_standalone(temporary)
                 _append_to_card(temporary, standalone_section(temporary))
+            _drop_local_paths(temporary)
             fsync_tree(temporary)
             os.rename(temporary, out)
             fsync_folder(out.parent)
@@ -192,7 +202,19 @@ def _write_part(target: Path, folder: Path, source: str, part: str, base: str | 
     auto_class = write_part(target, loaded, part)
     if (folder / LINEAGE).is_file():
         shutil.copyfile(folder / LINEAGE, target / LINEAGE)
-    (target / CARD_FILE).write_text(part_card(part, auto_class), encoding="utf-8")
+    lineage = read_lineage(folder)
+    bases = base_models(lineage) if lineage else []
+    (target / CARD_FILE).write_text(part_card(part, auto_class, bases), encoding="utf-8")
+
+
+def _drop_local_paths(folder: Path) -> None:
+    """Remove paths of this machine from the configs, the lineage and the card of an export."""
+    drop_path_keys(folder)
+    if (lineage := folder / LINEAGE).is_file():
+        content = without_local_paths(json.loads(lineage.read_text(encoding="utf-8")))
+        lineage.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if (card := folder / CARD_FILE).is_file():
+        card.write_text(without_local_folders(card.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def _append_to_card(folder: Path, section: str) -> None:
@@ -210,16 +232,18 @@ def merged_card(assembly: Assembly, card: str) -> str:
     """
     title = re.search(r"^# .+$", card, flags=re.MULTILINE)
     trained = re.search(r"^Trained with .+$", card, flags=re.MULTILINE)
-    sections = {name: _section(card, name) for name in (TITLE, "Data", "Held-out text", "Recipe")}
+    sections = {name: _section(card, name) for name in (TITLE, "Data", "Held-out text", "Licence", "Recipe")}
+    head = re.match(r"---\n.*?\n---(?=\n)", card, flags=re.DOTALL)
     parts = [
-        "---\nlibrary_name: transformers\ntags: [metalm]\n---",
+        head[0] if head else card_head(),
         title[0] if title else "# MetaLM",
         f"{trained[0] if trained else 'Trained with metalm.'} Low-rank adapters are merged into the weights.",
         part_table(assembly),
         sections[TITLE],
         sections["Data"],
         sections["Held-out text"],
-        f"## Use\n\n```python\n{how_to_load(assembly)}\n```",
+        f"## Use\n\n{how_to_load(assembly)}",
+        sections["Licence"],
         sections["Recipe"],
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import metalm_cli
+from metalm_cli.common.checkpoints.local_paths import drop_path_keys, without_local_folders
 from metalm_cli.common.markdown import code_block, code_span, escape_markdown
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.models.assembly import Assembly
@@ -17,6 +20,15 @@ from metalm_cli.runs.data_record import DataSource
 from metalm_cli.runs.dock_worth import dock_worth
 from metalm_cli.runs.metrics_log import validation_losses
 from metalm_cli.runs.part_changes import TITLE, PartChange, change_table
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+INSTALL = f"""metalm {metalm_cli.__version__} or newer loads it; in a copy of its repository:
+
+```sh
+pip install .
+```"""
+"""How to install metalm, for a card."""
+INSTALL_TRANSFORMERS = "```sh\npip install transformers torch\n```"
 
 
 def write_model(
@@ -50,6 +62,7 @@ def write_model(
         assembly.family.save(folder, assembly)
     for name, part in extra_parts.items():
         part.save_pretrained(folder / name)
+    drop_path_keys(folder)
     lineage = make_lineage(corpus, recipe, facts, ancestors)
     (folder / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(assembly, lineage, facts), encoding="utf-8")
@@ -59,16 +72,14 @@ def model_card(assembly: Assembly, lineage: dict[str, Any], facts: dict[str, Any
     """Write the model's README: its parts, training data, metrics, code to load it, and the recipe."""
     adapter_note = _adapter_note(assembly)
     sources = (f"{source['name']} ({source['kind']}: {source['location']})" for source in lineage["data"])
-    data = "\n".join(f"- {escape_markdown(source)}" for source in sources)
+    data = "\n".join(f"- {escape_markdown(without_local_folders(source))}" for source in sources)
     losses = validation_losses(facts["validation"])
     metrics = "\n".join(f"| {escape_markdown(key)} | {value:.4f} |" for key, value in losses.items())
     worth = dock_worth(facts["validation"])
     docks = "" if worth is None else f"\n\n{worth.sentence()}"
     load = how_to_load(assembly)
-    return f"""---
-library_name: transformers
-tags: [metalm]
----
+    bases = base_models(lineage)
+    return f"""{card_head(bases)}
 
 # {escape_markdown(facts["name"])}
 
@@ -88,14 +99,47 @@ Trained with metalm {lineage["metalm"]} for {facts["steps"]:,} steps on {facts["
 
 ## Use
 
-```python
 {load}
-```
+
+## Licence
+
+{licence_note(bases)}
 
 ## Recipe
 
-{code_block(facts["recipe"], "yaml")}
+{code_block(without_local_folders(facts["recipe"]), "yaml")}
 """
+
+
+def card_head(bases: Sequence[str] = ()) -> str:
+    """Metadata at the head of a card.
+
+    Args:
+        bases: Hub ids of the base models.
+    """
+    listed = f"\nbase_model: [{', '.join(bases)}]" if bases else ""
+    return f"---\nlibrary_name: transformers\ntags: [metalm]{listed}\n---"
+
+
+def base_models(lineage: Mapping[str, Any]) -> list[str]:
+    """Hub ids of the checkpoints that the model, or an ancestor of it, started from."""
+    # Local checkpoints have no origin, and their names may look like hub ids: runs/first.
+    outside = [
+        entry
+        for entry in all_ancestors(lineage.get("ancestors") or [])
+        if entry.get("origin") and not entry.get("lineage")
+    ]
+    names = dict.fromkeys(str(entry.get("checkpoint")) for entry in outside)
+    return [name for name in names if HUB_ID.fullmatch(name)]
+
+
+def licence_note(bases: Sequence[str]) -> str:
+    """What a card says on the licence of the model."""
+    parts = f"the base models ({', '.join(map(code_span, bases))}) and the data" if bases else "the data"
+    return (
+        f"No licence is stated yet. The licences of {parts} apply to what is made of them; state that of this "
+        "model as `license:` at the head of this card."
+    )
 
 
 def _adapter_note(assembly: Assembly) -> str:
@@ -108,7 +152,8 @@ def _adapter_note(assembly: Assembly) -> str:
         return f"\n\n{escape_markdown(str(adaptation))}; they are merged into the weights."
     trained = sum(parameter.numel() for parameter in assembly.model.parameters() if parameter.requires_grad)
     return (
-        f"\n\nThis is not a complete model: {escape_markdown(str(adaptation))} ({code_span(base.checkpoint)}, weights "
+        f"\n\nThis is not a complete model: {escape_markdown(str(adaptation))} "
+        f"({code_span(without_local_folders(base.checkpoint))}, weights "
         f"of sha256 `{base.sha256}`). This folder holds the {trained:,} trained parameters. `metalm export --merge` "
         "makes a complete model."
     )
@@ -117,7 +162,8 @@ def _adapter_note(assembly: Assembly) -> str:
 def checkpoint_list(lineage: Mapping[str, Any]) -> str:
     """Markdown list of the checkpoints from outside that the model or an ancestor started from; empty without any."""
     lines = [
-        f"- {escape_markdown(str(ancestor.get('part')))}: {code_span(str(ancestor.get('checkpoint')))}, "
+        f"- {escape_markdown(str(ancestor.get('part')))}: "
+        f"{code_span(without_local_folders(str(ancestor.get('checkpoint'))))}, "
         f"{escape_markdown(str(ancestor['description']))}"
         for ancestor in all_ancestors(lineage["ancestors"])
         if ancestor.get("description")
@@ -141,18 +187,20 @@ def part_table(assembly: Assembly) -> str:
 
 
 def how_to_load(assembly: Assembly) -> str:
-    """Python code that loads the model, for a card."""
+    """How to install what loads the model, and the code that loads it, for a card."""
     family = assembly.family
     if not family.generates or (not assembly.processors and not assembly.writes_adapter):
         name = "model" if family.generates else "encoder"
         auto = family.auto_class
-        return f'from transformers import {auto}\n\n{name} = {auto}.from_pretrained("path/to/this/folder")'
-    return (
+        code = f'from transformers import {auto}\n\n{name} = {auto}.from_pretrained("path/to/this/folder")'
+        return f"{INSTALL_TRANSFORMERS}\n\n```python\n{code}\n```"
+    code = (
         "import metalm_cli as metalm\n\n"
         'model = metalm.load("path/to/this/folder")\n'
         f"session = metalm.Session([metalm.{_span(assembly)}])\n"
         "print(model.generate([session], max_new_tokens=20))"
     )
+    return f"{INSTALL}\n\n```python\n{code}\n```"
 
 
 def _span(assembly: Assembly) -> str:
@@ -182,6 +230,8 @@ def standalone_section(folder: Path) -> str:
 
 transformers alone loads this folder; it runs `modeling_metalm.py`, whose head describes sessions:
 
+{INSTALL_TRANSFORMERS}
+
 ```python
 {picture}from transformers import {classes}
 
@@ -196,25 +246,29 @@ print(tokenizer.batch_decode(model.generate(**inputs, max_new_tokens=20), skip_s
 ```"""
 
 
-def part_card(part: str, auto_class: str) -> str:
+def part_card(part: str, auto_class: str, bases: Sequence[str] = ()) -> str:
     """Card of a part that was exported as a model of its own.
 
     Args:
         part: ``decoder`` or ``encoders.NAME``.
         auto_class: Name of the Auto class of transformers that loads it.
+        bases: Hub ids of the base models of the whole model.
     """
-    return f"""---
-library_name: transformers
-tags: [metalm]
----
+    return f"""{card_head(bases)}
 
 # {escape_markdown(part)}
 
 The part {code_span(part)} of a MetaLM, trained with metalm and exported alone, in fp32.
+
+{INSTALL_TRANSFORMERS}
 
 ```python
 from transformers import {auto_class}
 
 model = {auto_class}.from_pretrained("path/to/this/folder")
 ```
+
+## Licence
+
+{licence_note(bases)}
 """

@@ -98,7 +98,7 @@ def _cluster_figure(group: SeedGroup, shots: int, name: str) -> Figure | None:
         },
         {
             "transform": [{"filter": "isValid(datum.chance)"}],
-            "mark": {"type": "tick", "thickness": 2, "strokeDash": [2, 2], "bandSize": 14},
+            "mark": {"type": "tick", "thickness": 2, "bandSize": 14},
             "encoding": {"x": _x_channel("score", "chance", zero=True), **ink},
         },
     ]
@@ -108,7 +108,7 @@ def _cluster_figure(group: SeedGroup, shots: int, name: str) -> Figure | None:
     caption = f"{names[0]}: {', '.join(scores)}." + (
         f" Other models: {', '.join(names[1:])}." if len(names) > 1 else ""
     )
-    caption += f" {_interval_note(group)}; dashed ticks are chance levels."
+    caption += f" {_interval_note(group)}; ticks are chance levels."
     table = [(label, _with_shots(evaluation, shots)) for label, evaluation in group.evaluations]
     return Figure(
         _figure_key("clusters", name),
@@ -162,6 +162,12 @@ def _task_scores(group: SeedGroup, shots: int) -> list[tuple[str, TaskScore]]:
     ]
 
 
+def _in_order(scores: Sequence[tuple[str, TaskScore]]) -> list[TaskScore]:
+    """A score of each task, ordered by cluster, then by name, as in the tables."""
+    by_task = {(task.cluster, task.task, task.metric): task for _, task in scores}
+    return [by_task[key] for key in sorted(by_task)]
+
+
 def _task_figure(group: SeedGroup, shots: int, name: str) -> Figure | None:
     """Task scores as points with intervals, and chance levels."""
     scores = _task_scores(group, shots)
@@ -182,9 +188,7 @@ def _task_figure(group: SeedGroup, shots: int, name: str) -> Figure | None:
         for label, task in scores
     ]
     names = list(dict.fromkeys(label for label, _ in scores))
-    order = list(
-        dict.fromkeys(point["task"] for point in sorted(values, key=lambda point: (point["cluster"], point["task"])))
-    )
+    order = [f"{task.task} ({task.metric})" for task in _in_order(scores)]
     tooltip = [{"field": "task"}, {"field": "cluster"}, {"field": "series", "title": "model"}]
     tooltip += [{"field": key, "format": ".1f"} for key in ("value", "low", "high", "chance")]
     tooltip += [{"field": "n", "title": "examples"}, {"field": "seen"}]
@@ -245,7 +249,7 @@ def _template_figure(group: SeedGroup, shots: int, name: str) -> Figure | None:
         {"field": "mean", "format": ".1f"},
     ]
     shared = {
-        "y": {"field": "task", "type": "nominal", "title": None},
+        "y": {"field": "task", "type": "nominal", "sort": [task.task for task in _in_order(scores)], "title": None},
         **_series_offset(names),
         "color": colour_encoding(names),
     }

@@ -174,6 +174,7 @@ def _curve_figure(
     values: list[dict[str, Any]] = []
     rows: list[tuple[str, ...]] = []
     trends: list[str] = []
+    lone: set[str] = set()
     max_listed = max(2, min(MAX_TABLE_POINTS, 8 * MAX_TABLE_POINTS // len(runs)))
     kinds = (("training", "training"), ("held-out", "validation")) if split else (("training", "training"),)
     for run in runs:
@@ -181,6 +182,7 @@ def _curve_figure(
             curve = _series_points(getattr(run, split_name), name, scale)
             drawn_points = sorted({*thin_out(curve, max_drawn), *sorted(curve, key=lambda point: point[1])[:1]})
             values += [{"step": step, "value": value, "series": run.name, "kind": kind} for step, value in drawn_points]
+            lone |= {kind} if len(drawn_points) == 1 else set()  # a line does not show a single point
             rows += [
                 (run.name, kind, format_count(step), format_decimal(value))
                 for step, value in thin_out(drawn_points, max_listed)
@@ -192,7 +194,7 @@ def _curve_figure(
         return None
     names = list(dict.fromkeys(point["series"] for point in values))
     drawn_kinds = {point["kind"] for point in values}
-    layers = [_line_layer(kind, split, unit, zero) for kind, _ in kinds if kind in drawn_kinds]
+    layers = [_line_layer(kind, split, unit, zero, kind in lone) for kind, _ in kinds if kind in drawn_kinds]
     layers[0]["params"] = [ZOOM]
     spec = base_figure(280, data={"values": values}, layer=layers, encoding={"color": colour_encoding(names)})
     fields = {"x": "step", "y": "value"}
@@ -202,14 +204,14 @@ def _curve_figure(
     return Figure(key, section, title, " ".join(trends), spec, table, axes, zoom=True)
 
 
-def _line_layer(kind: str, split: bool, unit: str, zero: bool) -> Spec:
+def _line_layer(kind: str, split: bool, unit: str, zero: bool, lone: bool = False) -> Spec:
     held_out = kind == "held-out"
     mark: Spec = {
         "type": "line",
         "strokeWidth": 2.5 if held_out else 1.5,
         "opacity": TRAINING_OPACITY if split and not held_out else 1,
     }
-    mark["point"] = {"size": 40, "filled": True} if held_out else {"size": 8}
+    mark["point"] = {"size": 40, "filled": True} if held_out or lone else {"size": 8}
     tooltip = [
         {"field": "series", "title": "run"},
         {"field": "kind", "title": "of"},

@@ -24,7 +24,12 @@ def report(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="HTML page to write. Default: report.html in the first folder."),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="HTML page to write. Default: report.html in the folder of the run; for several runs, "
+            "report-with-NAME.html in the first folder.",
+        ),
     ] = None,
     terminal: Annotated[
         bool, typer.Option("--terminal", help="Print tables to the terminal; write a page only with --out.")
@@ -69,7 +74,8 @@ def report(
     if out is not None or not terminal:
         from metalm_cli.reports.write_report import write_report
 
-        console.write(f"{write_report(summaries, out or report_folder(folders[0]), lead)}\n")
+        about = [report_folder(folder) for folder in folders]
+        console.write(f"{write_report(summaries, out, lead, about)}\n")
         if not terminal:
             for run in summaries:
                 for problem in run.problems:

@@ -55,13 +55,13 @@ def test_figures_and_tables_have_one_order_of_tasks(tmp_path: Path) -> None:
 
 
 def test_a_curve_of_a_single_point_is_visible(tmp_path: Path) -> None:
-    one, many = (
+    short, long = (
         write_run(tmp_path / name, metrics=records(steps))
         for name, steps in (("one", [10]), ("many", range(10, 90, 10)))
     )
-    (line,) = marks(figures_of(one)["loss"].spec, "line")
+    (line,) = marks(figures_of(short)["loss"].spec, "line")
     assert line["point"] == {"size": 40, "filled": True}
-    assert marks(figures_of(many)["loss"].spec, "line")[0]["point"] == {"size": 8}
+    assert marks(figures_of(long)["loss"].spec, "line")[0]["point"] == {"size": 8}
 
 
 def test_tiles_have_different_names(tmp_path: Path) -> None:

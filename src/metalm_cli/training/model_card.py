@@ -137,7 +137,7 @@ def licence_note(bases: Sequence[str]) -> str:
     """What a card says on the licence of the model."""
     parts = f"the base models ({', '.join(map(code_span, bases))}) and the data" if bases else "the data"
     return (
-        f"No licence is stated yet. The licences of {parts} apply to what is made of them; state that of this "
+        f"No licence is stated yet. The licences of {parts} apply to this model as well; state that of the "
         "model as `license:` at the head of this card."
     )
 

@@ -114,7 +114,7 @@ def prompt_list(prompts: Iterable[Session | str]) -> list[Session | str]:
     Raises:
         MetalmError: The argument is a single prompt, or contains something other than texts and sessions.
     """
-    checked = [prompts] if isinstance(prompts, Session | str) else list(prompts)
+    checked: list[Session | str] = [prompts] if isinstance(prompts, Session | str) else list(prompts)
     wrong = next((prompt for prompt in checked if not isinstance(prompt, Session | str)), None)
     if wrong is not None or isinstance(prompts, Session | str):
         got = f"one {type(prompts).__name__}" if wrong is None else f"a list with {type(wrong).__name__}"

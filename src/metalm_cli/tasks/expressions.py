@@ -10,7 +10,8 @@ from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, TemplateRuntimeError, TemplateSyntaxError, Undefined, nodes
 from jinja2.meta import find_undeclared_variables
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import SandboxedEnvironment, SecurityError
+from jinja2.utils import Namespace
 
 from metalm_cli.tasks.template_functions import (
     FILTERS,
@@ -21,6 +22,7 @@ from metalm_cli.tasks.template_functions import (
     is_allowed_method,
 )
 from metalm_cli.tasks.template_syntax import MAX_SOURCE_LENGTH, ChargeWriter, check_tree, nested_too_deeply
+from metalm_cli.tasks.template_values import own, start_picks, zipped
 from metalm_cli.tasks.work_budget import charge_values, concatenate, iterate, measured, start_budget
 
 MAX_TEXT_LENGTH = 1_000_000
@@ -33,6 +35,10 @@ ROW_NAME = "row"
 
 class UncalledMethodError(TemplateRuntimeError):
     """An expression names a method without calling it, where a text is expected."""
+
+
+class UnprintableValueError(TemplateRuntimeError):
+    """A list, mapping or other value is printed that has no text but Python's notation."""
 
 
 class _Method:
@@ -56,17 +62,19 @@ def _check_printed_value(value: Any) -> Any:
     """Accept texts, numbers, booleans and none as printed values; undefined values and methods raise their own errors.
 
     Raises:
-        TemplateRuntimeError: The value is of another type, whose text in Python's notation no prompt should hold.
+        UnprintableValueError: The value is of another type, whose text in Python's notation no prompt should hold.
     """
     if value is None or isinstance(value, str | int | float | Undefined | _Method):
         return value
-    raise TemplateRuntimeError(
+    raise UnprintableValueError(
         f"a value of the type {type(value).__name__} is printed, expected a text or a number; join makes a list a text"
     )
 
 
-class SandboxEnvironment(ImmutableSandboxedEnvironment):
-    """Jinja sandbox without private attributes and mutation, and with a bound on time, memory and output.
+class SandboxEnvironment(SandboxedEnvironment):
+    """Jinja sandbox without private attributes, and with a bound on time, memory and output.
+
+    Templates change only lists and mappings that they make themselves (:mod:`metalm_cli.tasks.template_values`).
 
     Syntax trees are checked when they are parsed, and get charges for their work before they are compiled.
     """
@@ -75,12 +83,13 @@ class SandboxEnvironment(ImmutableSandboxedEnvironment):
     iterate = staticmethod(iterate)
     concatenate = staticmethod(concatenate)
     measured = staticmethod(measured)
+    own = staticmethod(own)
 
     def __init__(self) -> None:
         super().__init__(
             undefined=StrictUndefined, keep_trailing_newline=False, autoescape=False, finalize=_check_printed_value
         )
-        self.globals = {"range": bounded_range}
+        self.globals = {"namespace": Namespace, "range": bounded_range, "zip": zipped}
         self.filters = dict(FILTERS)
         self.tests = dict(TESTS)
 
@@ -130,7 +139,7 @@ class SandboxEnvironment(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a charge of this class, or a method with a charge for its arguments and result."""
-        if __obj in (measured, concatenate, iterate):
+        if __obj in (measured, concatenate, iterate, own):
             return __obj(*args)
         function = __obj.method if isinstance(__obj, _Method) else __obj
         charge_values(*args, *kwargs.values())
@@ -223,7 +232,7 @@ def compile_expression(source: str) -> Callable[..., Any]:
 
 
 def compile_text(source: str) -> Callable[..., str]:
-    """Compile a template's text to a function of a mapping.
+    """Compile a template's text to a function of a mapping, and of a seed of its picks (``choice``).
 
     Raises:
         TemplateError: The text cannot be parsed.
@@ -231,13 +240,14 @@ def compile_text(source: str) -> Callable[..., str]:
     template = ENVIRONMENT.from_string(source)
     plain_parts = _plain_parts(source, expression=False)
 
-    def render(values: Any) -> str:
+    def render(values: Any, seed: str = "") -> str:
         if plain_parts is not None:  # fast path for texts with plain names only
             texts = [values.get(part) if is_name else part for is_name, part in plain_parts]
             if all(isinstance(text, str) for text in texts) and sum(map(len, texts)) <= MAX_TEXT_LENGTH:
                 return "".join(texts)
         max_length = max(MAX_TEXT_LENGTH, MAX_REPETITIONS * sum(len(v) for v in values.values() if isinstance(v, str)))
         start_budget()
+        start_picks(seed)
         pieces, size = [], 0
         try:
             for piece in template.generate(**values):
@@ -257,6 +267,7 @@ __all__ = [
     "SecurityError",
     "TemplateError",
     "UncalledMethodError",
+    "UnprintableValueError",
     "compile_expression",
     "compile_text",
     "names_in",

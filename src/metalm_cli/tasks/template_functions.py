@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from jinja2.sandbox import SecurityError
 
 from metalm_cli.tasks import work_budget
 from metalm_cli.tasks.template_syntax import MAX_INT_BITS
+from metalm_cli.tasks.template_values import OwnList, OwnMapping, choice, most_frequent
 from metalm_cli.tasks.work_budget import charge, charge_search, charge_text, metered
 
 MAX_RANGE_LENGTH = 10_000
@@ -24,12 +26,14 @@ MAX_INDENT = 8
 MOVED_PER_STEP = 1_000
 """Characters copied that count as one step."""
 UNCHANGED_FILTERS = """
-    abs capitalize count d default dictsort first float groupby items last length list lower map max min reject
+    abs capitalize count d default dictsort first float groupby items last length lower map max min reject
     rejectattr reverse select selectattr sort string truncate unique upper
 """
 """Jinja's filters whose cost is proportional to their arguments and result."""
+FORMAT = re.compile(r"(?:[^%]|%%|%[-+ 0#]?\d{0,2}(?:\.\d{1,2})?[dfeEgGsxX])*", re.DOTALL)
+"""Texts that ``format`` fills in, with a width of at most 99."""
 FILTERS_OF_ITEMS = """
-    batch dictsort groupby join list map max min reject rejectattr select selectattr slice sort sum unique
+    batch dictsort groupby join list map max min most_frequent reject rejectattr select selectattr slice sort sum unique
 """
 """Filters that handle items, or characters of a text, one by one."""
 STEPS_PER_ITEM = 3
@@ -43,6 +47,8 @@ METHODS: tuple[tuple[type, frozenset[str]], ...] = (
     (Mapping, frozenset({"get", "items", "keys", "values"})),
     (list, frozenset({"count", "index"})),
     (tuple, frozenset({"count", "index"})),
+    (OwnList, frozenset({"append", "extend", "insert", "pop"})),
+    (OwnMapping, frozenset({"pop", "update"})),
     (float, frozenset({"is_integer"})),
     (datetime.date, frozenset({"date", "isoformat", "strftime", "time", "isoweekday", "weekday"})),
     (datetime.time, frozenset({"isoformat", "strftime"})),
@@ -67,6 +73,8 @@ def charge_method(method: Callable[..., Any], arguments: tuple[Any, ...]) -> Cal
         return lambda *values: work_budget.replace(owner, *values)
     if name == "join":
         return lambda items: work_budget.join(owner, _texts(items))
+    if name in ("split", "rsplit", "splitlines"):
+        return lambda *values, **options: OwnList(method(*values, **options))
     return method
 
 
@@ -188,6 +196,16 @@ def _tojson(context: Any, value: Any, indent: int | None = None) -> str:
     return str(jinja_filters.do_tojson(context, value, indent))
 
 
+def _list(value: Iterable[Any]) -> list[Any]:
+    return OwnList(value)
+
+
+def _format(value: Any, *values: Any) -> str:
+    if not FORMAT.fullmatch(str(value)):
+        raise ValueError(f"format takes % and a width of at most 99, got {value!s:.40}")
+    return str(value) % values
+
+
 def _escape(value: Any) -> str:
     return str(jinja_filters.escape(value))
 
@@ -197,10 +215,15 @@ FILTERS: dict[str, Callable[..., Any]] = {
     for name, function in {
         **{name: jinja_filters.FILTERS[name] for name in UNCHANGED_FILTERS.split()},
         "batch": _batch,
+        "choice": choice,
         "e": _escape,
         "escape": _escape,
+        "format": _format,
         "int": _int,
         "join": _join,
+        "list": _list,
+        "most_frequent": most_frequent,
+        "random": choice,
         "replace": _replace,
         "round": _round,
         "safe": str,

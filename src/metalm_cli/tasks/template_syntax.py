@@ -21,6 +21,8 @@ MAX_LOOP_DEPTH = 5
 """Maximum depth of nested loops."""
 MAX_INT_BITS = 4_096
 """Maximum size in bits of a number in a template, and of the operands of arithmetic."""
+CHANGING_METHODS = frozenset({"append", "extend", "insert", "pop", "update"})
+"""Methods that change lists and mappings, which a template has for those that it makes."""
 ALLOWED_NODES: tuple[type[nodes.Node], ...] = (
     nodes.And,
     nodes.Assign,
@@ -36,6 +38,7 @@ ALLOWED_NODES: tuple[type[nodes.Node], ...] = (
     nodes.If,
     nodes.Keyword,
     nodes.Literal,
+    nodes.NSRef,
     nodes.Name,
     nodes.Operand,
     nodes.Output,
@@ -96,6 +99,7 @@ class ChargeWriter(NodeTransformer):
 
     def __init__(self, environment: Any) -> None:
         self.environment = environment
+        self.changes_lists = False
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         count = nodes.Const(_node_count(node), lineno=node.lineno)
@@ -110,9 +114,14 @@ class ChargeWriter(NodeTransformer):
     def visit_List(self, node: nodes.Expr) -> nodes.Node:
         self.generic_visit(node)
         is_constant = all(isinstance(child, nodes.Const) for child in node.iter_child_nodes())
-        return node if is_constant or getattr(node, "ctx", "") == "store" else self._call("measured", [node])
+        measured = node if is_constant or getattr(node, "ctx", "") == "store" else self._call("measured", [node])
+        return self._call("own", [measured]) if self.changes_lists and not isinstance(node, nodes.Tuple) else measured
 
     visit_Tuple = visit_Dict = visit_List
+
+    def visit_Template(self, node: nodes.Template) -> nodes.Node:
+        self.changes_lists = any(child.attr in CHANGING_METHODS for child in node.find_all(nodes.Getattr))
+        return self.generic_visit(node)
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         self.generic_visit(node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -13,8 +13,8 @@ from jinja2 import TemplateError
 from metalm_cli.errors import EmptyRenderingError, MetalmError
 from metalm_cli.sessions import Causal, Docked, Session
 from metalm_cli.tasks import Example
-from metalm_cli.tasks.expressions import compile_text
-from metalm_cli.templates.template import ANSWER_EXPRESSION, Template
+from metalm_cli.tasks.expressions import ROW_NAME, compile_text
+from metalm_cli.templates.template import ANSWER_EXPRESSION, CHOICES_SEPARATOR, Template
 
 RENDER_VERSION = 2
 """Version of the rendering, part of cache keys; increased when the same template and example give another text."""
@@ -112,8 +112,9 @@ def options_block(options: Sequence[str]) -> str:
 
 
 def template_context(example: Example, style: PromptStyle) -> dict[str, Any]:
-    """Return the names that a template may read, with their values."""
+    """Return the names that a template may read, with their values; ``row`` is the row with its columns."""
     return {
+        ROW_NAME: example.raw,
         **example.fields,
         "fields": example.fields,
         "task": example.task,
@@ -136,12 +137,15 @@ def render(example: Example, template: Template, style: PromptStyle = PromptStyl
         MetalmError: The template fails on this example, or its input or target is empty.
     """
     name = f"{example.task} row {example.row} ({template.name})"
-    values = template_context(example, style)
-    row_texts = (*example.fields.values(), *example.answers, *example.options, example.rationale)
-    verbatim = [text for text in row_texts if text != _tidied(text)]
+    seed = f"{example.task}\0{example.row}\0{template.name}"
     try:
-        texts = [(part, tidied(_compile_cached(part.text)(values), verbatim)) for part in template.input_parts]
-        target = tidied(_compile_cached(template.target)(values), verbatim)
+        if template.choices is not None:
+            example = _with_choices(example, template.choices, style, seed)
+        values = template_context(example, style)
+        row_texts = (*example.fields.values(), *example.answers, *example.options, example.rationale)
+        verbatim = [text for text in row_texts if text != _tidied(text)] + _texts_with_blank_lines(example.raw)
+        texts = [(part, tidied(_compile_cached(part.text)(values, seed), verbatim)) for part in template.input_parts]
+        target = tidied(_compile_cached(template.target)(values, seed), verbatim)
     except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise MetalmError(
             f"template {template.name} fails on {example.task}",
@@ -159,6 +163,28 @@ def render(example: Example, template: Template, style: PromptStyle = PromptStyl
             remedy="correct the template; metalm templates lint finds such templates",
         )
     return Prompt(parts, target, name)
+
+
+def _texts_with_blank_lines(row: Mapping[str, Any]) -> list[str]:
+    return [value.strip() for value in row.values() if isinstance(value, str) and "\n\n\n" in value.strip()]
+
+
+def _with_choices(example: Example, source: str, style: PromptStyle, seed: str) -> Example:
+    """Return an example with the template's own answer choices as options, and the answer as one of them.
+
+    Raises:
+        ValueError: The example has another number of options.
+    """
+    rendered = _compile_cached(source)(template_context(example, style), seed)
+    choices = tuple(choice.strip() for choice in rendered.split(CHOICES_SEPARATOR))
+    if not example.options:
+        return replace(example, options=choices)
+    if len(choices) != len(example.options):
+        raise ValueError(f"the template has {len(choices)} choices, the row has {len(example.options)} options")
+    answers = tuple(
+        choices[example.options.index(answer)] if answer in example.options else answer for answer in example.answers
+    )
+    return replace(example, options=choices, answers=answers)
 
 
 def tidied(text: str, verbatim: Sequence[str] = ()) -> str:

@@ -15,14 +15,16 @@ from metalm_cli.config.schema.base import InconsistentValues, Section
 from metalm_cli.config.yaml_records import read_node, read_record
 from metalm_cli.errors import MetalmError, NoTemplatesError
 from metalm_cli.tasks import Card
-from metalm_cli.tasks.expressions import names_in
+from metalm_cli.tasks.expressions import ROW_NAME, names_in
 from metalm_cli.templates.lint.rules import RULES
 
 ANSWER_EXPRESSION = "{{ answer }}"
 GENERIC_STEM = "any"
 """Stem of a collection's generic file, used for tasks without a file of their own."""
-BUILTIN_NAMES = frozenset({"answer", "options", "choices", "rationale", "fields", "task"})
+BUILTIN_NAMES = frozenset({"answer", "options", "choices", "rationale", "fields", "task", ROW_NAME})
 """Names available to every template, besides the card's fields."""
+CHOICES_SEPARATOR = "|||"
+"""Text between the answer choices of a template, as in promptsource."""
 
 
 def _check_text(source: str) -> str:
@@ -68,6 +70,12 @@ class Template(Section):
         default=None, description="The input in several parts, each with its own route; instead of input."
     )
     target: str = Field(default=ANSWER_EXPRESSION, description="The target: Jinja over the card's fields and answer.")
+    choices: str | None = Field(
+        default=None,
+        examples=["Yes ||| No"],
+        description="Answer choices of this template, instead of the card's words or options and in their order: Jinja,"
+        " with ||| between them.",
+    )
     inverted: bool = Field(
         default=False,
         description="Whether the template asks for something other than the answer (FLAN's inverted templates); never"
@@ -75,7 +83,7 @@ class Template(Section):
     )
     allow: list[str] = Field(default=[], description="Linter rules that the template breaks intentionally.")
 
-    _check = field_validator("input", "target")(lambda value: None if value is None else _check_text(value))
+    _check = field_validator("input", "target", "choices")(lambda value: None if value is None else _check_text(value))
     _allow = field_validator("allow")(_check_rules)
 
     @model_validator(mode="after")
@@ -84,6 +92,11 @@ class Template(Section):
             raise InconsistentValues("expected input or parts, got none", remedy="write the input")
         return self
 
+    @property
+    def keys_without_effect(self) -> set[str]:
+        """Keys that fingerprints leave out, because the template does not use them."""
+        return set() if self.choices is not None else {"choices"}
+
     @cached_property
     def input_parts(self) -> tuple[InputPart, ...]:
         """The input in parts; a single text is one docked part."""
@@ -91,8 +104,9 @@ class Template(Section):
 
     @property
     def names(self) -> set[str]:
-        """Names that the input and the target read."""
-        return set().union(*(names_in(text, expression=False) for text in (self.target, *self._input_texts())))
+        """Names that the input, the target and the choices read."""
+        texts = (self.target, self.choices or "", *self._input_texts())
+        return set().union(*(names_in(text, expression=False) for text in texts))
 
     @property
     def input_names(self) -> set[str]:
@@ -128,8 +142,6 @@ class TemplateFile(Section):
             raise InconsistentValues(
                 f"expected distinct names, got {', '.join(repeated)} twice", remedy="rename one of them"
             )
-        if all(template.inverted for template in templates):
-            raise InconsistentValues("every template is inverted", remedy="add a template that asks for the answer")
         return templates
 
 

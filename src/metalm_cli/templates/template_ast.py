@@ -9,7 +9,7 @@ from itertools import islice, product
 
 from jinja2 import nodes
 
-from metalm_cli.tasks.expressions import ENVIRONMENT
+from metalm_cli.tasks.expressions import ENVIRONMENT, ROW_NAME
 
 FIRST_MARKER = 0xE100
 MARKER = "[\ue100-\uefff]"
@@ -43,11 +43,13 @@ class TemplateAst:
         self.source = source
         self._markers: dict[str, str] = {}
         self.printed_names: set[str] = set()
-        """Names whose values can occur in the text; ``fields`` if all fields are printed."""
+        """Names whose values can occur in the text; ``fields`` if all fields are printed, ``row.x`` for a column."""
+        self.whole_names: set[str] = set()
+        """Names of which the text prints the whole value, not a part of it."""
         self._bound_names: dict[str, set[str]] = {}
         tree = ENVIRONMENT.parse(source)
         self.read_names: set[str] = _names_read(tree)
-        """Names that the text prints or tests; ``fields`` if it iterates over all fields."""
+        """Names that the text prints or tests; ``fields`` if it iterates over all fields, ``row.x`` for a column."""
         self.wordings: list[str] = self._body_wordings(tree.body)
         """The text of every combination of branches, at most 64, with a marker for each printed expression."""
 
@@ -90,13 +92,15 @@ class TemplateAst:
             return _concatenate([self._expression_wordings(part) for part in node.nodes])
         names = self._names_in_value(node)
         self.printed_names |= names
+        if _field_of(node) or (isinstance(node, nodes.Name) and node.name not in self._bound_names):
+            self.whole_names |= names
         label = ", ".join(sorted(names)) or "an expression"
         return [self._markers.setdefault(label, chr(FIRST_MARKER + len(self._markers) % 3000))]
 
     def _names_in_value(self, node: nodes.Node) -> set[str]:
         """Return the names whose values an expression's value contains."""
         if isinstance(node, nodes.Name):
-            return self._bound_names.get(node.name, {node.name})
+            return self._bound_names.get(node.name, set() if node.name in ENVIRONMENT.globals else {node.name})
         if isinstance(node, nodes.Getattr | nodes.Getitem):
             field = _field_of(node)
             return {field} if field else self._names_in_value(node.node)
@@ -128,24 +132,37 @@ def _assigned_names(target: nodes.Node) -> list[str]:
 
 
 def _field_of(node: nodes.Node) -> str | None:
-    """Return the field that ``fields.x`` or ``fields["x"]`` reads; ``fields`` for ``fields.items()`` and the like."""
+    """Return the field that ``fields.x`` or ``fields["x"]`` reads; ``fields`` for ``fields.items()`` and the like.
+
+    A column, which ``row`` reads in the same way, is returned as ``row.x``.
+    """
     if not (isinstance(node, nodes.Getattr | nodes.Getitem) and isinstance(node.node, nodes.Name)):
         return None
-    if node.node.name != FIELDS_NAME:
+    owner = node.node.name
+    if owner not in (FIELDS_NAME, ROW_NAME):
         return None
     if isinstance(node, nodes.Getattr):
-        return FIELDS_NAME if node.attr in ("items", "values", "keys") else node.attr
-    return node.arg.value if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str) else FIELDS_NAME
+        key = None if node.attr in ("items", "values", "keys") else node.attr
+    else:
+        key = node.arg.value if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str) else None
+    if key is None:
+        return owner
+    return key if owner == FIELDS_NAME else f"{ROW_NAME}.{key}"
 
 
 def _names_read(tree: nodes.Template) -> set[str]:
     from jinja2.meta import find_undeclared_variables
 
     names = set(find_undeclared_variables(tree))
-    if FIELDS_NAME not in names:
-        return names
-    single_fields = [
-        field for kind in (nodes.Getattr, nodes.Getitem) for node in tree.find_all(kind) if (field := _field_of(node))
-    ]
-    uses = sum(node.name == FIELDS_NAME for node in tree.find_all(nodes.Name))
-    return (names - {FIELDS_NAME}) | set(single_fields) | ({FIELDS_NAME} if uses > len(single_fields) else set())
+    for owner in names & {FIELDS_NAME, ROW_NAME}:
+        reads = [
+            name
+            for kind in (nodes.Getattr, nodes.Getitem)
+            for node in tree.find_all(kind)
+            if isinstance(node.node, nodes.Name) and node.node.name == owner and (name := _field_of(node))
+        ]
+        uses = sum(node.name == owner for node in tree.find_all(nodes.Name))
+        names |= set(reads)
+        if uses == len(reads) and owner not in reads:
+            names.discard(owner)
+    return names

@@ -156,7 +156,8 @@ class TaskCorpus:
                 files,
                 task.examples.revision,
             ]
-            parts += [[fingerprint_json(template) for template in task.templates], list(task.rows.excluded)]
+            templates = [fingerprint_json(template, template.keys_without_effect) for template in task.templates]
+            parts += [templates, list(task.rows.excluded)]
             if len(task.rows.usable) != task.rows.usable.rows:
                 parts += ["usable", len(task.rows.usable)]
         return f"{key_of(*parts):016x}"

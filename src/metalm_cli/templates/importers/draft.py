@@ -29,6 +29,7 @@ class TemplateDraft:
         name: Name of the template.
         input: The input, Jinja.
         target: The target, Jinja.
+        choices: Answer choices of the template, Jinja with ||| between them; None: the card's.
         inverted: Whether the template asks for something other than the answer.
         allow: Linter rules that the template breaks intentionally.
         notes: Notes for the user.
@@ -38,6 +39,7 @@ class TemplateDraft:
     input: str
     target: str
     inverted: bool = False
+    choices: str | None = None
     allow: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from jinja2 import TemplateError
+from jinja2 import nodes
 
 from metalm_cli.tasks import Card
-from metalm_cli.tasks.expressions import ENVIRONMENT, names_in
+from metalm_cli.templates.importers.column_names import (
+    ANSWER,
+    CHOICES,
+    ColumnNames,
+    bracketed_keys,
+    expression_tree,
+    printed_expression,
+)
 from metalm_cli.templates.importers.draft import (
     ImportRefused,
     TemplateDraft,
@@ -19,6 +29,7 @@ from metalm_cli.templates.importers.draft import (
     file_name,
     short_name,
 )
+from metalm_cli.templates.importers.separate import SEPARATOR, separate
 from metalm_cli.templates.lint.card_rules import swapped_class_names
 
 _IF_LABELLED = re.compile(
@@ -43,11 +54,39 @@ for _tag in ("!Template", "!TemplateMetadata"):
     _Loader.add_constructor(_tag, _construct_mapping)
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A template of promptsource: its texts with the columns' names, and its answer choices."""
+
+    name: str
+    input: str
+    target: str
+    choices: str
+    asks_for_answer: bool
+    lists_choices: bool
+
+    @property
+    def answer(self) -> tuple[bool, nodes.Expr] | None:
+        """The expression that the target prints, and whether it is the key of an answer choice; None for other targets."""
+        expression = printed_expression(self.target)
+        if expression is None:
+            return None
+        if (
+            isinstance(expression, nodes.Getitem)
+            and isinstance(expression.node, nodes.Name)
+            and expression.node.name == CHOICES
+            and isinstance(expression.arg, nodes.Expr)
+        ):
+            return True, _plain_key(expression.arg)
+        return False, _whole_value(expression)
+
+
 def read(text: str, cards: Mapping[str, Card], source: str) -> list[TemplateDraftFile]:
     """Read the templates of a data set.
 
-    ``|||`` separates input and target; ``answer_choices`` become the card's options, the correct choice its answer;
-    columns become the card's fields; templates with ``original_task: false`` are inverted.
+    ``|||`` separates input and target; ``answer_choices`` become the template's choices, the correct choice its answer;
+    columns become the card's fields, or are read through ``row``. Templates with ``original_task: false``, and those
+    whose target is not the answer, are inverted. Without a card the most frequent target of the file is the answer.
 
     Raises:
         ImportRefused: The file is not in promptsource's format.
@@ -66,13 +105,20 @@ def read(text: str, cards: Mapping[str, Card], source: str) -> list[TemplateDraf
     file = TemplateDraftFile(
         file_name(card, f"{dataset}_{subset}".strip("_")), f"{source}: {dataset} {subset}".strip(), card
     )
+    entries: list[_Entry] = []
     used_names: set[str] = set()
-    for key, entry in content["templates"].items():
-        name = _unique_name(entry, str(key), used_names)
+    for key, raw in content["templates"].items():
+        name = _unique_name(raw, str(key), used_names)
         try:
-            file.drafts.append(_draft(name, entry, card))
+            entries.append(_entry(name, raw))
         except ImportRefused as error:
             file.refused.append((name, str(error)))
+    answers = _answers_of_card(card) if card is not None else _most_frequent_answer(entries)
+    for entry in entries:
+        try:
+            file.drafts.append(_draft(entry, card, answers))
+        except ImportRefused as error:
+            file.refused.append((entry.name, str(error)))
     return [file]
 
 
@@ -98,72 +144,109 @@ def _unique_name(entry: Any, key: str, used_names: set[str]) -> str:
     return name
 
 
-def _draft(name: str, entry: Any, card: Card | None) -> TemplateDraft:
-    if not isinstance(entry, dict) or not isinstance(entry.get("jinja"), str):
+def _entry(name: str, raw: Any) -> _Entry:
+    if not isinstance(raw, dict) or not isinstance(raw.get("jinja"), str):
         raise ImportRefused("missing: jinja, the template's text")
-    text = entry["jinja"]
+    text = raw["jinja"]
     while (shorter := _IF_LABELLED.sub(r"\1", text)) != text:
         text = shorter
-    if text.count("|||") != 1:
-        raise ImportRefused(f"found {text.count('|||')} separators |||, expected one between input and target")
-    choices = _split_choices(entry.get("answer_choices"))
-    if card is not None and (swaps := swapped_class_names(card.answer.class_names, choices)):
-        index, other = swaps[0]
-        raise ImportRefused(
-            f"labels-swapped: class {card.answer.class_names[index]} has the word {choices[index]!r}, which means "
-            f"{card.answer.class_names[other]}"
-        )
-    input_text, target = (_with_our_names(part.strip(), card) for part in text.split("|||"))
-    raw_metadata = entry.get("metadata")
+    input_text, target = separate(text)
+    value = raw.get("answer_choices")
+    choices = " ||| ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+    raw_metadata = raw.get("metadata")
     metadata: dict[str, Any] = raw_metadata if isinstance(raw_metadata, dict) else {}
-    draft = TemplateDraft(name, input_text, target, inverted=metadata.get("original_task") is False)
-    if metadata.get("choices_in_prompt") is True:
-        draft.allow = ["options-not-listed"]
-    if (
-        choices
-        and not any("{{" in choice for choice in choices)
-        and card is not None
-        and card.verbalizers
-        and set(choices) != set(card.verbalizers)
-    ):
-        draft.notes.append(f"the answers {', '.join(choices)} become the card's {', '.join(card.verbalizers)}")
+    is_original = metadata.get("original_task") is not False
+    return _Entry(name, input_text, target, choices.strip(), is_original, metadata.get("choices_in_prompt") is True)
+
+
+def _plain_key(expression: nodes.Expr) -> nodes.Expr:
+    """Return a key without ``| int`` around it."""
+    while isinstance(expression, nodes.Filter) and expression.name == "int" and expression.node is not None:
+        expression = expression.node
+    return expression
+
+
+_Answers = Sequence[tuple[bool, nodes.Expr]]
+
+
+def _answers_of_card(card: Card) -> _Answers:
+    """Return the expressions that are a card's answer: keys of its choices, and texts."""
+    answers = [(True, _plain_key(expression_tree(key))) for key in (card.answer.label, card.answer.index) if key]
+    if card.answer.text is not None:
+        answers.append((False, expression_tree(card.answer.text)))
+    return answers
+
+
+def _whole_value(expression: nodes.Expr) -> nodes.Expr:
+    """Return the list of which an expression takes the first value, or any."""
+    match expression:
+        case nodes.Getitem(node=nodes.Expr() as value, arg=nodes.Const(value=0)):
+            return value
+        case nodes.Filter(node=nodes.Expr() as value, name="choice" | "first" | "random"):
+            return value
+    return expression
+
+
+def _most_frequent_answer(entries: Sequence[_Entry]) -> _Answers:
+    """Return the most frequent target of the templates that ask for the answer, the first of several."""
+    targets = [entry.answer for entry in entries if entry.asks_for_answer] or [entry.answer for entry in entries]
+    counts = Counter(repr(target) for target in targets if target is not None)
+    most = max(counts.values(), default=0)
+    return [target for target in targets if target is not None and counts[repr(target)] == most][:1]
+
+
+def _draft(entry: _Entry, card: Card | None, answers: _Answers) -> TemplateDraft:
+    words = [word.strip() for word in entry.choices.split(SEPARATOR)] if "{" not in entry.choices else []
+    has_other_classes = bool(card is not None and card.verbalizers and words and len(words) != len(card.verbalizers))
+    if has_other_classes:
+        answers = [answer for answer in answers if not answer[0]]
+    elif card is not None:
+        _check_not_swapped(words, card)
+    texts = [_with_answer(text, answers) for text in (entry.input, entry.target)]
+    answer = entry.answer
+    if answer is not None and _is_among(answer, answers):
+        texts[1] = "{{ " + ANSWER + " }}"
+    choices = entry.choices if any(name in text for name in (CHOICES, ANSWER) for text in texts) else ""
+    if has_other_classes:
+        constant = f"{{% set {CHOICES} = {json.dumps(words, ensure_ascii=False)} %}}"
+        texts, choices = [constant + text if CHOICES in text else text for text in texts], ""
+    names = ColumnNames(card, [*texts, choices])
+    input_text, target, own_choices = (names.rename(text) for text in (*texts, choices))
+    is_of_card = card is not None and tuple(words) == card.verbalizers
+    draft = TemplateDraft(entry.name, input_text, target, choices=None if is_of_card else own_choices or None)
+    if not entry.asks_for_answer:
+        draft.inverted = True
+        draft.allow.append("wrongly-inverted")
+    elif ANSWER not in texts[1]:
+        draft.inverted = True
+        draft.notes.append("asks for something other than the answer, so it is inverted and never scored")
+    if entry.lists_choices:
+        draft.allow.append("options-not-listed")
     return draft
 
 
-def _split_choices(value: Any) -> list[str]:
-    """Split answer choices: a list in early files, else separated by |||."""
-    parts = value if isinstance(value, list) else str(value or "").split("|||")
-    return [str(part).strip() for part in parts if str(part).strip()]
+def _check_not_swapped(words: Sequence[str], card: Card) -> None:
+    """Check that the choices do not mean other classes than the card's."""
+    if swaps := swapped_class_names(card.answer.class_names, words):
+        index, other = swaps[0]
+        raise ImportRefused(
+            f"labels-swapped: class {card.answer.class_names[index]} has the word {words[index]!r}, which means "
+            f"{card.answer.class_names[other]}"
+        )
 
 
-def _with_our_names(text: str, card: Card | None) -> str:
-    """Rename the names in a text: the correct choice becomes ``answer``, the choices ``choices``, columns fields."""
-    keys = {"label", *([key for key in (card.answer.label, card.answer.index) if key] if card is not None else [])}
-    for key in keys:
-        text = re.sub(rf"answer_choices\s*\[\s*{re.escape(key)}\s*\]", "answer", text)
-    renamed = {"answer_choices": "choices", **(_field_names_by_column(card) if card is not None else {})}
-    try:
-        tokens = list(ENVIRONMENT.lex(text))
-    except TemplateError as error:
-        raise ImportRefused(f"not valid Jinja: {error}") from error
-    pieces, previous = [], ""
-    for _, kind, value in tokens:
-        pieces.append(renamed.get(value, value) if kind == "name" and previous not in (".", "|") else value)
-        previous = value if value.strip() else previous
-    return "".join(pieces)
+def _is_among(answer: tuple[bool, nodes.Expr], answers: _Answers) -> bool:
+    return any(is_key == answer[0] and tree == answer[1] for is_key, tree in answers)
 
 
-def _field_names_by_column(card: Card) -> dict[str, str]:
-    """Return the field name of each column that a field reads alone, and ``answer`` for the answer's column."""
-    names: dict[str, str] = {}
-    for name, source in card.fields.items():
-        columns = names_in(source)
-        if len(columns) == 1:
-            names.setdefault(columns.pop(), name)
-    text = card.answer.text
-    if text is not None and text.isidentifier():
-        names[text] = "answer"
-    return names
+def _with_answer(text: str, answers: _Answers) -> str:
+    """Replace the correct choice by ``answer``."""
+    pieces, position = [], 0
+    for start, end, key in bracketed_keys(text):
+        if start >= position and _is_among((True, _plain_key(key)), answers):
+            pieces += [text[position:start], ANSWER]
+            position = end
+    return "".join([*pieces, text[position:]])
 
 
 IMPORTER = TemplateImporter(".yaml", read)

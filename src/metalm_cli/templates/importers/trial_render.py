@@ -12,7 +12,13 @@ from pydantic import ValidationError
 
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Example
-from metalm_cli.tasks.expressions import ENVIRONMENT, compile_text
+from metalm_cli.tasks.expressions import (
+    ENVIRONMENT,
+    ROW_NAME,
+    SecurityError,
+    UncalledMethodError,
+    UnprintableValueError,
+)
 from metalm_cli.templates.importers.draft import (
     MAX_TEMPLATES,
     MAX_TEXT_LENGTH,
@@ -20,16 +26,19 @@ from metalm_cli.templates.importers.draft import (
     TemplateDraft,
     TemplateDraftFile,
 )
+from metalm_cli.templates.importers.row_shapes import column_shapes, made_up_rows
 from metalm_cli.templates.lint.linter import lint_file
+from metalm_cli.templates.lint.row_rules import rendering_problems
 from metalm_cli.templates.lint.rules import RULES
-from metalm_cli.templates.render import options_block, render
+from metalm_cli.templates.render import render
 from metalm_cli.templates.template import BUILTIN_NAMES, Template, TemplateFile
-from metalm_cli.templates.template_ast import parse_template
 
 RENDER_TIME_S = 2.0
 """Processor time limit of one template, in seconds."""
 MAX_LOOP_DEPTH = 2
 """Maximum depth of nested loops."""
+REFUSED_ERRORS = (SecurityError, UncalledMethodError)
+"""Errors of a template on a made-up row that no other row would prevent."""
 SAMPLE_TEXTS = ("A first made-up text", "Something else that is made up")
 
 
@@ -72,18 +81,17 @@ def render_drafts(file: TemplateDraftFile) -> dict[str, Any]:
             refused.append((draft.name, str(error)))
         except (RecursionError, MemoryError) as error:
             refused.append((draft.name, f"exceeds the limits: {type(error).__name__}"))
+    read_columns = {template.name for template in templates if ROW_NAME in template.names}
     for name, (rule, message) in _lint(templates, file.card, refused):
-        if RULES[rule].severity == "error":
+        if rule == "unused-field" and name in read_columns:
+            next(template for template in templates if template.name == name).allow.append(rule)
+            notes.append((name, f"{rule}: {message}, but reads columns itself"))
+        elif RULES[rule].severity == "error":
             refused.append((name, f"{rule}: {message}"))
         else:
             notes.append((name, f"{rule}: {message}"))
     refused_names = {name for name, _ in refused}
     templates = [template for template in templates if template.name not in refused_names]
-    if templates and all(template.inverted for template in templates):
-        refused += [
-            (template.name, "an inverted template needs another one that asks for the answer") for template in templates
-        ]
-        templates = []
     if file.card is None and templates:
         notes += _unmapped_field_notes(templates)
     return {
@@ -99,14 +107,32 @@ def render_drafts(file: TemplateDraftFile) -> dict[str, Any]:
 def _lint(templates: list[Template], card: Card | None, refused: list[tuple[str, str]]) -> list[Any]:
     if not templates:
         return []
-    file = TemplateFile.model_construct(templates=templates, allow=[], optional=[])
-    examples = _sample_examples(card) if card is not None else []
     try:
         with _lint_time_limit(len(templates)):
-            return lint_file(file, card, examples)
+            return _problems(templates, card)
     except ImportRefused as error:
         refused += [(template.name, str(error)) for template in templates]
         return []
+
+
+def _problems(templates: list[Template], card: Card | None) -> list[Any]:
+    """Lint the templates of a file; those that read columns are rendered on rows of their own shapes."""
+    problems = lint_file(_file_of(templates), card)
+    if card is not None:
+        plain = [template for template in templates if ROW_NAME not in template.names]
+        if plain:
+            problems += lint_file(_file_of(plain), card, list(_sample_examples(plain[0], card))[: len(SAMPLE_TEXTS)])
+        for template in templates:
+            if template not in plain:
+                static_rules = {rule for name, (rule, _) in problems if name == template.name}
+                found = rendering_problems(template, card, _rendered_examples(template, card)[0])
+                problems += [(template.name, (rule, message)) for rule, message in found if rule not in static_rules]
+    allowed = {template.name: set(template.allow) for template in templates}
+    return [problem for problem in dict.fromkeys(problems) if problem[1][0] not in allowed.get(problem[0], set())]
+
+
+def _file_of(templates: list[Template]) -> TemplateFile:
+    return TemplateFile.model_construct(templates=templates, allow=[], optional=[])
 
 
 @contextmanager
@@ -119,7 +145,7 @@ def _lint_time_limit(template_count: int) -> Iterator[None]:
 
 def _checked_template(draft: TemplateDraft, card: Card | None) -> Template:
     """Return the template of a draft after rendering it."""
-    for text in (draft.input, draft.target):
+    for text in (draft.input, draft.target, draft.choices or ""):
         if len(text) > MAX_TEXT_LENGTH:
             raise ImportRefused(f"{len(text):,} characters, expected at most {MAX_TEXT_LENGTH:,}")
         try:
@@ -128,7 +154,12 @@ def _checked_template(draft: TemplateDraft, card: Card | None) -> Template:
             raise ImportRefused(f"not valid Jinja: {error!s:.300}") from error
     try:
         template = Template(
-            name=draft.name, input=draft.input, target=draft.target, inverted=draft.inverted, allow=draft.allow
+            name=draft.name,
+            input=draft.input,
+            target=draft.target,
+            choices=draft.choices,
+            inverted=draft.inverted,
+            allow=draft.allow,
         )
     except ValidationError as error:
         raise ImportRefused(error.errors()[0]["msg"]) from error
@@ -136,14 +167,39 @@ def _checked_template(draft: TemplateDraft, card: Card | None) -> Template:
         unknown = sorted(template.names - set(card.fields) - BUILTIN_NAMES)
         if unknown:
             raise ImportRefused(f"unknown-field: reads {', '.join(unknown)}; the card has {', '.join(card.fields)}")
-        for example in _sample_examples(card):
-            try:
-                render(example, template)
-            except MetalmError as error:
-                raise ImportRefused(f"rendering fails: {error.why or error.what}") from error
-    else:
-        _render_without_card(draft)
+    _, reason = _rendered_examples(template, card)
+    if reason:
+        draft.notes.append(f"renders on no made-up row, so check it on rows ({reason})")
     return template
+
+
+def _rendered_examples(template: Template, card: Card | None) -> tuple[list[Example], str]:
+    """Return made-up examples on which a template renders; if there are none, also the reason.
+
+    Raises:
+        ImportRefused: It fails whatever the values are, or takes too much work.
+    """
+    rendered: list[Example] = []
+    reason = ""
+    reads_columns = ROW_NAME in template.names
+    for example in _sample_examples(template, card):
+        try:
+            render(example, template)
+            rendered.append(example)
+        except MetalmError as error:
+            refused = REFUSED_ERRORS if reads_columns else (*REFUSED_ERRORS, UnprintableValueError)
+            if isinstance(error.__cause__, refused):
+                raise ImportRefused(f"rendering fails: {error.why or error.what}") from error
+            reason = reason or error.why or error.what
+    if reason and not reads_columns and not _works_with_values(template):
+        raise ImportRefused(f"rendering fails: {reason}")
+    return rendered, "" if rendered else reason
+
+
+def _works_with_values(template: Template) -> bool:
+    """Whether a template does more with values than to print them, so that made-up values may not suit it."""
+    trees = [ENVIRONMENT.parse(text) for text in (template.input or "", template.target, template.choices or "")]
+    return any(tree.find((nodes.Getitem, nodes.Call, nodes.If, nodes.CondExpr, nodes.BinExpr)) for tree in trees)
 
 
 def _check_tree(tree: nodes.Template) -> None:
@@ -159,32 +215,21 @@ def _loop_depth(node: nodes.Node) -> int:
     return inner + isinstance(node, nodes.For)
 
 
-def _render_without_card(draft: TemplateDraft) -> None:
-    names = parse_template(draft.input).read_names | parse_template(draft.target).read_names
-    values: dict[str, Any] = {name: f"{SAMPLE_TEXTS[0]} ({name})" for name in names}
-    builtin_values = {
-        "choices": list(SAMPLE_TEXTS),
-        "options": options_block(SAMPLE_TEXTS),
-        "task": "task",
-        "rationale": "So it is.",
-    }
-    fields = {name: value for name, value in values.items() if name not in BUILTIN_NAMES}
-    for text in (draft.input, draft.target):
-        try:
-            compile_text(text)({**values, **builtin_values, "answer": SAMPLE_TEXTS[0], "fields": fields})
-        except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError) as error:
-            raise ImportRefused(f"rendering with texts as fields fails: {error!s:.300}") from error
-
-
-def _sample_examples(card: Card) -> list[Example]:
-    """Make two sample examples of a card."""
-    options = card.verbalizers or (SAMPLE_TEXTS if card.answer.options else ())
-    examples = []
-    for row, text in enumerate(SAMPLE_TEXTS):
-        fields = {name: f"{text} ({name})" for name in card.fields}
-        answer = options[row % len(options)] if options else f"An answer, number {row}"
-        examples.append(Example(card.name, row, fields, (answer,), tuple(options), row if options else None))
-    return examples
+def _sample_examples(template: Template, card: Card | None) -> Iterator[Example]:
+    """Make up examples: two, or more if the template reads columns, with rows of the shapes that it reads."""
+    texts = [*(part.text for part in template.input_parts), template.target, template.choices or ""]
+    columns = column_shapes(texts)
+    rows: list[dict[str, Any]] = list(made_up_rows(columns)) if columns else [{}] * len(SAMPLE_TEXTS)
+    names = sorted(template.names - BUILTIN_NAMES) if card is None else list(card.fields)
+    task = "task" if card is None else card.name
+    options: tuple[str, ...] = () if card is None else card.verbalizers
+    if not options and template.choices is None and (card is None or card.answer.options):
+        options = SAMPLE_TEXTS
+    for index, row in enumerate(rows):
+        fields = {name: f"{SAMPLE_TEXTS[index % len(SAMPLE_TEXTS)]} ({name})" for name in names}
+        answer = options[index % len(options)] if options else f"An answer, number {index}"
+        label = index % len(options) if options else None
+        yield Example(task, index, fields, (answer,), tuple(options), label, "So it is.", raw=row)
 
 
 def _unmapped_field_notes(templates: list[Template]) -> list[tuple[str, str]]:

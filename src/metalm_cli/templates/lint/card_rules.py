@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from jinja2 import TemplateError
 
 from metalm_cli.tasks import Card
-from metalm_cli.tasks.expressions import UncalledMethodError, compile_text, names_in
+from metalm_cli.tasks.expressions import ROW_NAME, UncalledMethodError, compile_text, names_in
 from metalm_cli.templates.lint.text_rules import Problem
 from metalm_cli.templates.render import options_block
 from metalm_cli.templates.template import BUILTIN_NAMES, Template
@@ -16,6 +16,10 @@ from metalm_cli.templates.template_ast import FIELDS_NAME, MARKER, parse_templat
 
 OPTIONAL_FIELDS = frozenset({"title", "section", "topic", "subject", "category", "genre", "kind", "source"})
 """Fields that describe a text, which templates may leave out. A file can add more (``optional``)."""
+COLUMN_PREFIX = f"{ROW_NAME}."
+"""Beginning of the names of columns that templates read through ``row``."""
+LISTED_NAMES = frozenset({"options", "choices"})
+"""Names of the answer options, which an input may list although the target is one of them."""
 ANSWER_NAMES = frozenset({"answer", "rationale"})
 """Names that an input must not read unless its template is inverted."""
 
@@ -83,7 +87,8 @@ def template_problems(template: Template, card: Card, optional: frozenset[str] =
         card: The card.
         optional: Fields that its file declares optional, besides :data:`OPTIONAL_FIELDS`.
     """
-    unknown = sorted(_names_read(template) - set(card.fields) - BUILTIN_NAMES)
+    names = {name for name in _names_read(template) if not name.startswith(COLUMN_PREFIX)}
+    unknown = sorted(names - set(card.fields) - BUILTIN_NAMES)
     if unknown:
         yield "unknown-field", f"reads {', '.join(unknown)}; the card has {', '.join(card.fields)}"
     else:
@@ -97,7 +102,7 @@ def template_problems(template: Template, card: Card, optional: frozenset[str] =
 
 def target_problems(template: Template) -> Iterator[Problem]:
     """Yield problems of the target that need no card: wrong `inverted` flag, or a target copied from the input."""
-    input_names = set().union(*(parse_template(part.text).printed_names for part in template.input_parts))
+    input_names = set().union(*(parse_template(part.text).whole_names for part in template.input_parts))
     target = parse_template(template.target)
     reads_answer = bool(target.read_names & {"answer", "rationale"})
     if template.inverted and re.fullmatch(MARKER, target.wordings[0]) and target.printed_names == {"answer"}:
@@ -108,13 +113,15 @@ def target_problems(template: Template) -> Iterator[Problem]:
             "not-marked-inverted",
             f"the target is not the answer ({content}), but the template is not marked inverted",
         )
-    copied = target.printed_names & input_names
+    copied = (target.whole_names & input_names) - LISTED_NAMES
+    if len(target.wordings) > 1 and len(copied) > 1:
+        return  # the target is one of several texts of the input
     if template.inverted and ("answer" in copied or (copied and copied == target.printed_names)):
         yield "target-in-input", f"{', '.join(sorted(copied))} is in both the input and the target"
 
 
 def answer_leaks(card: Card) -> dict[str, str]:
-    """Return the fields of a card that reveal the answer, with the reason."""
+    """Return the fields of a card, and the columns as ``row.x``, that reveal the answer, with the reason."""
     answer = card.answer
     option_columns = names_in(answer.options) if answer.options else set()
     key = answer.label or answer.index
@@ -123,6 +130,10 @@ def answer_leaks(card: Card) -> dict[str, str]:
         name: f"reads {', '.join(sorted(shared))}, which determines the answer"
         for name, source in card.fields.items()
         if (shared := names_in(source) & answer_columns)
+    }
+    text_columns = names_in(answer.text) if answer.text is not None else set()
+    leaks |= {
+        f"{COLUMN_PREFIX}{column}": "determines the answer" for column in sorted(answer_columns | text_columns)
     }
     if answer.text is not None:
         same = {name for name, source in card.fields.items() if _without_spaces(source) == _without_spaces(answer.text)}
@@ -155,13 +166,16 @@ def _unused_field_problems(template: Template, card: Card, optional: frozenset[s
         return
     used = names & set(card.fields)
     covered_columns = set().union(*(names_in(card.fields[name]) for name in used)) if used else set()
+    read_columns = {name.removeprefix(COLUMN_PREFIX) for name in names if name.startswith(COLUMN_PREFIX)}
     if names & {"options", "choices"} and card.answer.options:
         covered_columns |= names_in(card.answer.options)
     optional_fields = OPTIONAL_FIELDS | optional | set(answer_leaks(card))
     unused = [
         name
         for name, source in card.fields.items()
-        if name not in used | optional_fields and not (names_in(source) and names_in(source) <= covered_columns)
+        if name not in used | optional_fields
+        and not (names_in(source) and names_in(source) <= covered_columns)
+        and not names_in(source) & read_columns
     ]
     if unused:
         yield "unused-field", f"leaves out {', '.join(unused)}"

@@ -58,7 +58,7 @@ def _example_problems(
         doubled_marks[message] += 1
     if template.inverted:
         return
-    if example.options and prompt.target not in example.options:
+    if template.choices is None and example.options and prompt.target not in example.options:
         yield "target-not-an-option", f"the target {prompt.target!r:.60} is not one of the options"
     for other in _counterfactuals(maker, example):
         if _render_input(other, template) != prompt.input:

@@ -1,10 +1,10 @@
-"""Importer of FLAN's ``templates.py``, which is parsed as literals and never executed."""
+"""Importer of FLAN's ``templates.py``, of both versions, which is read as literals and never executed."""
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from metalm_cli.tasks import Card
 from metalm_cli.templates.importers.draft import (
@@ -15,7 +15,11 @@ from metalm_cli.templates.importers.draft import (
     as_jinja_text,
     file_name,
 )
+from metalm_cli.templates.importers.python_literals import Record, read_values
 
+COLLECTIONS = {"PATTERNS": "flan", "INLINE_FS_PATTERNS": "inline", "FEWSHOT_PATTERNS": "few-shot"}
+"""Collections of patterns that are read, with the prefixes of their templates' names."""
+ANSWER = "answer"
 FIELD_PATTERN = re.compile(r"\{(\w+)\}")
 CARD_FIELDS: dict[str, tuple[str, dict[str, str]]] = {
     "aeslc": ("aeslc", {"body": "email"}),
@@ -40,7 +44,7 @@ CARD_FIELDS: dict[str, tuple[str, dict[str, str]]] = {
     "mnli": ("mnli", {}),
     "multirc": ("multirc", {"paragraph": "passage", "response": "candidate"}),
     "natural_questions": ("nq_open", {}),
-    "openbookqa": ("openbookqa", {}),
+    "openbookqa": ("openbookqa", {"fact": "row.fact1"}),
     "paws_wiki": ("paws_wiki", {}),
     "piqa": ("piqa", {}),
     "qnli": ("qnli", {}),
@@ -49,8 +53,8 @@ CARD_FIELDS: dict[str, tuple[str, dict[str, str]]] = {
     "samsum": ("samsum", {}),
     "sentiment140": ("sentiment140", {}),
     "snli": ("snli", {}),
-    "squad_v1": ("squad", {}),
-    "squad_v2": ("squad_v2", {}),
+    "squad_v1": ("squad", {"title": "row.title"}),
+    "squad_v2": ("squad_v2", {"title": "row.title"}),
     "sst2": ("sst2", {}),
     "story_cloze": ("story_cloze", {"context": "story"}),
     "stsb": ("stsb", {}),
@@ -58,69 +62,71 @@ CARD_FIELDS: dict[str, tuple[str, dict[str, str]]] = {
     "trivia_qa": ("trivia_qa", {}),
     "web_nlg_en": ("web_nlg", {"input_string": "triples"}),
     "wic": ("wic", {}),
-    "wnli": ("wnli", {}),
+    "wnli": ("wnli", {"sentence1": "premise", "sentence2": "hypothesis"}),
     "wsc": ("wsc", {"context": "passage", "text1": "mention", "text2": "pronoun"}),
     "xsum": ("xsum", {"text": "document"}),
     "yelp_polarity_reviews": ("yelp", {}),
 }
-"""Card of each of FLAN's keys, and the names of its fields where they differ from FLAN's. Keys whose rows FLAN splits
+"""Card of each of FLAN's keys, and the names of its fields where they differ from FLAN's, or columns (``row.x``). Keys whose rows FLAN splits
 into other fields (winogrande, wsc273) are left out; their templates keep FLAN's field names.
 """
 
 
-def parse_patterns(text: str) -> dict[str, list[tuple[str, str]]]:
-    """Parse the pairs of input and target patterns in a file, by key.
+Pair = tuple[str, str]
+
+
+def parse_patterns(text: str) -> dict[str, dict[str, Pair]]:
+    """Parse the pairs of input and target patterns in a file, by key and name.
+
+    ``PATTERNS`` is FLAN's (both versions'), ``INLINE_FS_PATTERNS`` and ``FEWSHOT_PATTERNS`` are of its second version. A
+    few-shot pattern is read as the format of one exemplar.
 
     Raises:
-        ImportRefused: The file is not Python, or contains more than a docstring and literals.
+        ImportRefused: The file is not Python, or its patterns are not made of literals.
     """
-    try:
-        body = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ImportRefused(f"not valid Python: {error}") from error
-    patterns = None
-    for index, statement in enumerate(body):
-        if index == 0 and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-            continue
-        value, name = _assigned(statement)
-        if value is None or name is None:
-            raise ImportRefused(f"line {statement.lineno} is not a literal: template files are never executed")
-        try:
-            literal = ast.literal_eval(value)
-        except (ValueError, TypeError, RecursionError, MemoryError) as error:
-            raise ImportRefused(
-                f"{name} in line {statement.lineno} is not a literal: template files are never executed"
-            ) from error
-        patterns = literal if name == "PATTERNS" else patterns
-    return _check_patterns(patterns)
-
-
-def _assigned(statement: ast.stmt) -> tuple[ast.expr | None, str | None]:
-    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-        return statement.value, statement.target.id
-    if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name):
-        return statement.value, statement.targets[0].id
-    return None, None
-
-
-def _check_patterns(patterns: object) -> dict[str, list[tuple[str, str]]]:
-    if not isinstance(patterns, dict) or not patterns:
+    values = read_values(text)
+    collections = {
+        prefix: _check_patterns(values[name], name) for name, prefix in COLLECTIONS.items() if name in values
+    }
+    if not collections:
         raise ImportRefused("missing: PATTERNS, a dictionary of lists of (input, target)")
-    for key, pairs in patterns.items():
-        is_valid = isinstance(key, str) and isinstance(pairs, list | tuple) and all(_is_pair(pair) for pair in pairs)
-        if not is_valid or not pairs:
-            raise ImportRefused(f"PATTERNS[{key!r:.40}] is not a list of (input, target)")
+    patterns: dict[str, dict[str, Pair]] = {}
+    for prefix, pairs_by_key in collections.items():
+        for key, pairs in pairs_by_key.items():
+            patterns.setdefault(key, {}).update({f"{prefix}-{index}": pair for index, pair in enumerate(pairs)})
     return patterns
 
 
-def _is_pair(pair: object) -> bool:
-    return isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
+def _check_patterns(patterns: object, name: str) -> dict[str, list[Pair]]:
+    if isinstance(patterns, ImportRefused):
+        raise patterns
+    if not isinstance(patterns, dict) or not patterns:
+        raise ImportRefused(f"missing: {name}, a dictionary of lists of (input, target)")
+    checked: dict[str, list[Pair]] = {}
+    for key, entries in patterns.items():
+        pairs = [_pair(entry) for entry in entries] if isinstance(entries, list | tuple) else []
+        if not isinstance(key, str) or not pairs or None in pairs:
+            raise ImportRefused(f"{name}[{key!r:.40}] is not a list of (input, target)")
+        checked[key] = [pair for pair in pairs if pair is not None]
+    return checked
+
+
+def _pair(entry: object) -> Pair | None:
+    """Return the input and target of an entry: a pair, or a few-shot pattern."""
+    if isinstance(entry, Record):
+        parts = [entry.get(name) for name in ("inputs_prefix", "inputs", "x_y_delimiter", "targets_prefix")]
+        target = entry.get("targets")
+        return ("".join(map(str, parts)), target) if None not in parts and isinstance(target, str) else None
+    if isinstance(entry, list | tuple) and len(entry) == 2 and all(isinstance(text, str) for text in entry):
+        return entry[0], entry[1]
+    return None
 
 
 def read(text: str, cards: Mapping[str, Card], source: str) -> list[TemplateDraftFile]:
     """Read the templates of FLAN's file.
 
-    The field that the first pattern of a key asks for is the answer; patterns that ask for another field are inverted.
+    The answer is the field ``answer``, or else the field that the first pattern of a key asks for, or most of them;
+    patterns that ask for another field are inverted.
 
     Args:
         text: The file.
@@ -134,22 +140,29 @@ def read(text: str, cards: Mapping[str, Card], source: str) -> list[TemplateDraf
     for key, pairs in parse_patterns(text).items():
         name, renamed = CARD_FIELDS.get(key, ("", {}))
         card = cards.get(name)
-        answer = FIELD_PATTERN.findall(pairs[0][1])
-        if len(answer) != 1:
-            file = TemplateDraftFile(file_name(card, key), f"{source}: {key}", card)
-            file.refused = [(key, "the first target is not a single field, so the answer is unknown")]
-        else:
-            names = {**(renamed if card is not None else {}), answer[0]: "answer", "options_": "options"}
-            names.setdefault("options_str", "options")
-            file = TemplateDraftFile(file_name(card, key), f"{source}: {key}", card)
-            file.drafts = [_draft(index, pair, names) for index, pair in enumerate(pairs)]
+        names = {**(renamed if card is not None else {}), "options_": "options", "options_str": "options"}
+        answer = _answer_field(list(pairs.values()))
+        names |= {} if answer is None else {answer: ANSWER}
+        file = TemplateDraftFile(file_name(card, key), f"{source}: {key}", card)
+        file.drafts = [_draft(name, pair, names) for name, pair in pairs.items()]
         files.append(file)
     return files
 
 
-def _draft(index: int, pair: tuple[str, str], names: Mapping[str, str]) -> TemplateDraft:
+def _answer_field(pairs: Sequence[Pair]) -> str | None:
+    """Return the field ``answer`` if there is one, or the field that the first target is, or else the most targets."""
+    if any(ANSWER in FIELD_PATTERN.findall(text) for pair in pairs for text in pair):
+        return ANSWER
+    targets = [FIELD_PATTERN.fullmatch(target.strip()) for _, target in pairs]
+    fields = [match[1] for match in targets if match is not None]
+    if targets[0] is not None:
+        return targets[0][1]
+    return Counter(fields).most_common(1)[0][0] if fields else None
+
+
+def _draft(name: str, pair: Pair, names: Mapping[str, str]) -> TemplateDraft:
     input_text, target = (to_jinja(text, names) for text in pair)
-    return TemplateDraft(f"flan-{index}", input_text, target, inverted=target.strip() != "{{ answer }}")
+    return TemplateDraft(name, input_text, target, inverted=target.strip() != "{{ answer }}")
 
 
 def to_jinja(pattern: str, names: Mapping[str, str]) -> str:

@@ -212,7 +212,7 @@ def _draft(entry: _Entry, card: Card | None, answers: _Answers) -> TemplateDraft
         texts, choices = [constant + text if CHOICES in text else text for text in texts], ""
     names = ColumnNames(card, [*texts, choices])
     input_text, target, own_choices = (names.rename(text) for text in (*texts, choices))
-    is_of_card = card is not None and tuple(words) == card.verbalizers
+    is_of_card = card is not None and bool(words) and tuple(words) == card.verbalizers
     draft = TemplateDraft(entry.name, input_text, target, choices=None if is_of_card else own_choices or None)
     if not entry.asks_for_answer:
         draft.inverted = True

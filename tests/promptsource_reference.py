@@ -45,9 +45,7 @@ def _escaped(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _render(environment: Environment, text: str, values: Mapping[str, Any]) -> list[str]:
-    return [
-        part.replace(PIPE, "|||").strip() for part in environment.from_string(text).render(**values).split("|||")
-    ]
+    return [part.replace(PIPE, "|||").strip() for part in environment.from_string(text).render(**values).split("|||")]
 
 
 def choices(text: str | None, row: Mapping[str, Any]) -> list[str] | None:

@@ -94,9 +94,12 @@ def example() -> Any:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("import os\nPATTERNS = {}", "line 1 is not a literal"),
+        ("import os\nos.getcwd()\nPATTERNS = {}", "line 2 is a call"),
         ('PATTERNS = {"a": [(str(1), "{answer}")]}', "never executed"),
-        ("def f():\n    pass\nPATTERNS = {}", "line 1 is not a literal"),
+        ("def f():\n    pass\nPATTERNS = {}", "missing: PATTERNS"),
+        ("PATTERNS = {'a': [('x', 'y')]}\nfor k in PATTERNS:\n    PATTERNS[k] = 1\n", "not a literal"),
+        ("PATTERNS = {'a': [('x' * 9, 'y')]}\n", "not a literal"),
+        ("PATTERNS = {'a': [other('x')]}\n", "not a literal"),
         ("PATTERNS = {", "not valid Python"),
         ("PATTERNS = " + "[" * 5000 + "]" * 5000, "not valid Python"),
         ("OTHER = {}", "missing: PATTERNS"),
@@ -111,7 +114,46 @@ def test_files_not_in_flans_format_are_refused(text: str, why: str) -> None:
 
 def test_literals_beside_the_patterns_are_passed_over() -> None:
     text = '"""Words."""\nN = 3\nPATTERNS: dict = {"a": [("{x}", "{y}")]}\n'
-    assert parse_patterns(text) == {"a": [("{x}", "{y}")]}
+    assert parse_patterns(text) == {"a": {"flan-0": ("{x}", "{y}")}}
+
+
+SECOND_VERSION = """
+import copy, dataclasses
+from made import up
+PATTERNS = {"a": [("Say " + "{x}" "!\\n", "{answer}")], "b": list((("{y}", "{x}"),))}
+PATTERNS["c"] = PATTERNS["a"]
+PATTERNS.update({"d": [("{x}?".replace("?", "."), "{answer}")]})
+OTHERS = copy.deepcopy(PATTERNS)
+for key in OTHERS:
+  OTHERS[key] = up.change(OTHERS[key])
+
+@dataclasses.dataclass
+class Shot:
+  inputs: str
+  targets: str
+  inputs_prefix: str = ""
+  x_y_delimiter: str = "\\n"
+  targets_prefix: str = ""
+  @property
+  def both(self):
+    return self.inputs + self.targets
+
+FEWSHOT_PATTERNS = {"a": [Shot("{x}", targets="{answer}", inputs_prefix="Q: ", targets_prefix="A: ")]}
+"""
+
+
+def test_flans_second_version_is_read_without_running_it(tmp_path: Path) -> None:
+    assert parse_patterns(SECOND_VERSION) == {
+        "a": {"flan-0": ("Say {x}!\n", "{answer}"), "few-shot-0": ("Q: {x}\nA: ", "{answer}")},
+        "b": {"flan-0": ("{y}", "{x}")},
+        "c": {"flan-0": ("Say {x}!\n", "{answer}")},
+        "d": {"flan-0": ("{x}.", "{answer}")},
+    }
+    (tmp_path / "templates.py").write_text(SECOND_VERSION)
+    _, files = import_and_read("flan", tmp_path / "templates.py", tmp_path / "out", {})
+    few_shot = files["a"][1]
+    row = type(example())("set", 0, {"x": "one"}, ("two",))
+    assert (render(row, few_shot).input, render(row, few_shot).target) == ("Q: one\nA:", "two")
 
 
 # -- promptsource and Natural Instructions ----------------------------------------------------------------------------
@@ -119,16 +161,16 @@ def test_literals_beside_the_patterns_are_passed_over() -> None:
 
 def test_promptsource(tmp_path: Path, cards: dict[str, Card]) -> None:
     report, files = import_and_read("promptsource", FIXTURES / "promptsource.yaml", tmp_path / "out", cards)
-    first, second = files["rte"]
+    first, second = files["rte"][:2]
     assert first.input == "{{premise}}\nMust one grant that {{ hypothesis }} Yes or no?"
     assert (first.name, first.target, first.inverted) == ("must-one-grant-it", "{{ answer }}", False)
     assert first.allow == ["options-not-listed"]
     assert (second.target, second.inverted) == ("{{ hypothesis }}", True)
     assert [(name, why.partition(":")[0]) for _, name, why in report.refused] == [
+        ("no-separator", "no-separator"),
         ("the-wrong-way-round", "labels-swapped"),
-        ("no-separator", "found 0 separators |||, expected one between input and target"),
-        ("a-name-that-is-not-known", "unknown-field"),
     ]
+    assert files["rte"][2].input.count("row.") == 1
 
 
 def test_natural_instructions(tmp_path: Path, cards: dict[str, Card]) -> None:
@@ -319,5 +361,6 @@ def test_two_files_of_one_name(tmp_path: Path, cards: dict[str, Card]) -> None:
         (tmp_path / "in" / name).mkdir(parents=True)
         (tmp_path / "in" / name / "templates.yaml").write_text(promptsource_file(sound="Read."))
     report, _ = import_and_read("promptsource", tmp_path / "in", tmp_path / "out", cards)
-    assert Counter(file.name for file in report.files) == {"rte": 1}
-    assert [why for _, _, why in report.refused] == ["another file has the name rte"]
+    assert Counter(file.name for file in report.files) == {"rte": 1, "rte_2": 1}
+    assert report.refused == []
+    assert report.files[1].notes[0] == ("", "another file is named rte.yaml: rename this one to use it instead")

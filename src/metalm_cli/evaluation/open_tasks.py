@@ -179,9 +179,15 @@ def select_templates(templates: Sequence[Template], choice: str, card: Card) -> 
         card: The card, for messages.
 
     Raises:
-        MetalmError: There is no template of that name, or it is inverted.
+        MetalmError: There is no template of that name, it is inverted, or all are.
     """
     usable = scored_templates(templates)
+    if not usable:
+        raise MetalmError(
+            f"no template of {card.name} asks for the answer",
+            why="all are inverted, which are used for training only and are never scored",
+            remedy="add a template whose target is {{ answer }}, or choose another collection",
+        )
     if choice in ("first", "all", "paper"):
         return usable[: {"first": 1, "paper": PAPER_TEMPLATES}.get(choice)]
     if choice.isdecimal():

@@ -98,7 +98,8 @@ def arithmetic(operator: str, left: Any, right: Any, compute: Callable[[Any, Any
     """Calculate with numbers within limits; ``+`` also joins texts and lists, ``-`` subtracts dates.
 
     Raises:
-        SecurityError: The operator is not for these values, or a number is too large.
+        TypeError: The operator is not for these values.
+        SecurityError: It repeats or formats a text, or a number is too large.
     """
     if all(isinstance(side, int | float) for side in (left, right)):
         if any(isinstance(side, int) and side.bit_length() > MAX_INT_BITS for side in (left, right)):
@@ -108,7 +109,8 @@ def arithmetic(operator: str, left: Any, right: Any, compute: Callable[[Any, Any
     elif operator not in ("+", "-") or not all(
         isinstance(side, Collection | datetime.date | datetime.timedelta) for side in (left, right)
     ):
-        raise SecurityError(f"{operator} works on numbers only")
+        error = SecurityError if operator in ("*", "%", "**") else TypeError
+        raise error(f"{operator} works on numbers only")
     else:
         work_budget.charge_values(left, right)
     return compute(left, right)

@@ -140,7 +140,7 @@ def render(example: Example, template: Template, style: PromptStyle = PromptStyl
     seed = f"{example.task}\0{example.row}\0{template.name}"
     try:
         if template.choices is not None:
-            example = _with_choices(example, template.choices, style, seed)
+            example = _with_choices(example, template, style, seed)
         values = template_context(example, style)
         row_texts = (*example.fields.values(), *example.answers, *example.options, example.rationale)
         verbatim = [text for text in row_texts if text != _tidied(text)] + _texts_with_blank_lines(example.raw)
@@ -169,22 +169,20 @@ def _texts_with_blank_lines(row: Mapping[str, Any]) -> list[str]:
     return [value.strip() for value in row.values() if isinstance(value, str) and "\n\n\n" in value.strip()]
 
 
-def _with_choices(example: Example, source: str, style: PromptStyle, seed: str) -> Example:
+def _with_choices(example: Example, template: Template, style: PromptStyle, seed: str) -> Example:
     """Return an example with the template's own answer choices as options, and the answer as one of them.
 
     Raises:
-        ValueError: The example has another number of options.
+        ValueError: The example has another number of options, of which the template asks for one.
     """
-    rendered = _compile_cached(source)(template_context(example, style), seed)
+    rendered = _compile_cached(template.choices or "")(template_context(example, style), seed)
     choices = tuple(choice.strip() for choice in rendered.split(CHOICES_SEPARATOR))
-    if not example.options:
+    if not example.options or "answer" not in template.names:
         return replace(example, options=choices)
     if len(choices) != len(example.options):
         raise ValueError(f"the template has {len(choices)} choices, the row has {len(example.options)} options")
-    answers = tuple(
-        choices[example.options.index(answer)] if answer in example.options else answer for answer in example.answers
-    )
-    return replace(example, options=choices, answers=answers)
+    words = dict(zip(example.options, choices, strict=True))
+    return replace(example, options=choices, answers=tuple(words.get(answer, answer) for answer in example.answers))
 
 
 def tidied(text: str, verbatim: Sequence[str] = ()) -> str:

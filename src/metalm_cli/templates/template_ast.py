@@ -159,7 +159,7 @@ def _names_read(tree: nodes.Template) -> set[str]:
             name
             for kind in (nodes.Getattr, nodes.Getitem)
             for node in tree.find_all(kind)
-            if isinstance(node.node, nodes.Name) and node.node.name == owner and (name := _field_of(node))
+            if (name := _field_of(node)) and getattr(getattr(node, "node", None), "name", "") == owner
         ]
         uses = sum(node.name == owner for node in tree.find_all(nodes.Name))
         names |= set(reads)

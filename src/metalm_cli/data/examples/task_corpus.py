@@ -260,13 +260,23 @@ def with_rates(tasks: Sequence[TrainingTask], options: TaskDataConfig) -> list[T
 
 
 def training_templates(templates: list[Template], options: TaskDataConfig) -> list[Template]:
-    """The templates of a task that are used for training."""
+    """The templates of a task that are used for training.
+
+    Raises:
+        MetalmError: All are inverted, and inverted templates are not used.
+    """
     template_options = options.templates
     selected = (
         templates
         if template_options.inverted and template_options.template_sampling != "first"
         else scored_templates(templates)
     )
+    if not selected:
+        raise MetalmError(
+            "every template of a task is inverted, and none asks for the answer",
+            why=f"the templates are {', '.join(template.name for template in templates[:5])}",
+            remedy="set data.templates.inverted=true and data.templates.template_sampling=index, or add a template",
+        )
     return (
         selected[: template_options.templates_per_task] if template_options.templates_per_task is not None else selected
     )

@@ -82,7 +82,9 @@ def _fields_by_column(card: Card) -> dict[str, str]:
 
     A name that is no column of the card, but a field, is the column of another copy of the data.
     """
-    columns = {re.sub(r"\s*\|\s*trim\Z|\.strip\(\)\Z", "", source.strip()): name for name, source in card.fields.items()}
+    columns = {
+        re.sub(r"\s*\|\s*trim\Z|\.strip\(\)\Z", "", source.strip()): name for name, source in card.fields.items()
+    }
     own = {column: name for column, name in columns.items() if column.isidentifier()}
     return {name: name for name in card.fields if name not in card.columns} | own
 

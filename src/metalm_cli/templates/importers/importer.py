@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +142,11 @@ def _add_answer(answer: dict[str, Any], contents: dict[str, dict[str, Any]], rep
             report.refused.append((str(file["origin"]), str(template), str(reason)))
         if not file["templates"]:
             continue
-        if name in contents:
-            report.refused.append((str(file["origin"]), "", f"another file has the name {name}"))
-            continue
-        contents[name] = {"origin": str(file["origin"]), "templates": file["templates"]}
         notes = tuple((str(template), str(note)) for template, note in file["notes"])
+        if name in contents:
+            notes = (("", f"another file is named {name}.yaml: rename this one to use it instead"), *notes)
+            name = next(other for index in count(2) if (other := f"{name}_{index}") not in contents)
+        contents[name] = {"origin": str(file["origin"]), "templates": file["templates"]}
         names = tuple(str(template["name"]) for template in file["templates"])
         report.files.append(ImportedFile(name, str(file["origin"]), str(file["card"]), names, notes))
 

@@ -67,7 +67,7 @@ class _Entry:
 
     @property
     def answer(self) -> tuple[bool, nodes.Expr] | None:
-        """The expression that the target prints, and whether it is the key of an answer choice; None for other targets."""
+        """Whether the target is an answer choice, and its key or the expression that it prints; None for others."""
         expression = printed_expression(self.target)
         if expression is None:
             return None

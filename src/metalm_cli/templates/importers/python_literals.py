@@ -159,7 +159,11 @@ class _Reader:
                 return function(self._evaluate(node.args[0]))
             except (TypeError, ValueError) as error:
                 raise _NotLiteral(str(error)) from error
-        if isinstance(node.func, ast.Attribute) and node.func.attr in ("join", "replace", "strip") and not node.keywords:
+        if (
+            isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("join", "replace", "strip")
+            and not node.keywords
+        ):
             owner, arguments = self._evaluate(node.func.value), [self._evaluate(argument) for argument in node.args]
             if isinstance(owner, str) and all(isinstance(argument, str | list | tuple) for argument in arguments):
                 try:

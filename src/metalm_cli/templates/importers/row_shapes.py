@@ -14,18 +14,61 @@ MAX_ROWS = 24
 """Number of different made-up rows."""
 MIN_LIST_LENGTH = 2
 LIST_FILTERS = frozenset(
-    "batch choice first groupby join last list map max min most_frequent random reject rejectattr select selectattr slice"
-    " sort sum unique".split()
+    [
+        "batch",
+        "choice",
+        "first",
+        "groupby",
+        "join",
+        "last",
+        "list",
+        "map",
+        "max",
+        "min",
+        "most_frequent",
+        "random",
+        "reject",
+        "rejectattr",
+        "select",
+        "selectattr",
+        "slice",
+        "sort",
+        "sum",
+        "unique",
+    ]
 )
 NUMBER_FILTERS = frozenset({"abs", "float", "int", "round"})
-TEXT_FILTERS = frozenset({"capitalize", "lower", "replace", "string", "title", "trim", "truncate", "upper", "wordcount"})
+TEXT_FILTERS = frozenset(
+    {"capitalize", "lower", "replace", "string", "title", "trim", "truncate", "upper", "wordcount"}
+)
 SAME_TEXT = frozenset({"capitalize", "lower", "string", "strip", "trim"})
 """Filters and methods that change the case or the ends of a text only."""
 KEPT_FILTERS = frozenset({"list", "reject", "rejectattr", "select", "selectattr", "sort", "unique"})
 ELEMENT_FILTERS = frozenset({"choice", "first", "last", "max", "min", "random"})
 TEXT_METHODS = frozenset(
-    "capitalize casefold endswith find isdecimal isdigit isupper lower lstrip removeprefix removesuffix replace rfind"
-    " rsplit rstrip split splitlines startswith strip title upper".split()
+    [
+        "capitalize",
+        "casefold",
+        "endswith",
+        "find",
+        "isdecimal",
+        "isdigit",
+        "isupper",
+        "lower",
+        "lstrip",
+        "removeprefix",
+        "removesuffix",
+        "replace",
+        "rfind",
+        "rsplit",
+        "rstrip",
+        "split",
+        "splitlines",
+        "startswith",
+        "strip",
+        "title",
+        "upper",
+    ]
 )
 MAPPING_METHODS = frozenset({"get", "items", "keys", "values"})
 NUMBER_OPERATORS = (nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Pow)
@@ -111,7 +154,9 @@ class _Reader:
 
     def _read_List(self, node: nodes.List) -> Shape:
         items = [self.read(item) for item in node.items]
-        return Shape(element=items[0] if items else Shape(), values=[shape.values[0] for shape in items if shape.values])
+        return Shape(
+            element=items[0] if items else Shape(), values=[shape.values[0] for shape in items if shape.values]
+        )
 
     def _read_Getattr(self, node: nodes.Getattr) -> Shape:
         return self.read(node.node).key(node.attr)
@@ -264,7 +309,8 @@ for _operator in NUMBER_OPERATORS:
 def _attribute(node: nodes.Filter) -> str | None:
     named = [pair.value for pair in node.kwargs if pair.key == "attribute"]
     first = node.args[:1] if node.name in ("selectattr", "rejectattr") else []
-    value = _constant((named or first or [None])[0])
+    arguments = named or first
+    value = _constant(arguments[0]) if arguments else None
     return value if isinstance(value, str) else None
 
 

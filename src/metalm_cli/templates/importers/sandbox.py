@@ -17,7 +17,7 @@ from metalm_cli.tasks import Card
 
 STARTUP_TIMEOUT_S = 60.0
 """Time limit of a process in seconds, in addition to the time limit of its files."""
-FILE_TIMEOUT_S = 30.0
+FILE_TIMEOUT_S = 120.0
 FILES_PER_PROCESS = 32
 """Number of files read by one process."""
 MAX_OUTPUT_BYTES = 64 << 20

@@ -21,7 +21,7 @@ MAX_MEMORY_BYTES = 1 << 30
 """Maximum bytes of address space."""
 MAX_OUTPUT_BYTES = 64 << 20
 """Maximum bytes of output."""
-FILE_CPU_S = 20
+FILE_CPU_S = 60
 """Processor time per file, in seconds."""
 _REFUSED_EVENTS = (
     "socket.",

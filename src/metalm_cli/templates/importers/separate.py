@@ -195,5 +195,3 @@ def _names(text: str) -> set[str]:
         return names_in(text, expression=False)
     except TemplateError as error:
         raise ImportRefused(f"not valid Jinja: {error}") from error
-
-

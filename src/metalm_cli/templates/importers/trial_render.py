@@ -199,7 +199,8 @@ def _rendered_examples(template: Template, card: Card | None) -> tuple[list[Exam
 def _works_with_values(template: Template) -> bool:
     """Whether a template does more with values than to print them, so that made-up values may not suit it."""
     trees = [ENVIRONMENT.parse(text) for text in (template.input or "", template.target, template.choices or "")]
-    return any(tree.find((nodes.Getitem, nodes.Call, nodes.If, nodes.CondExpr, nodes.BinExpr)) for tree in trees)
+    kinds: list[type[nodes.Node]] = [nodes.Getitem, nodes.Call, nodes.If, nodes.CondExpr, nodes.BinExpr]
+    return any(tree.find(kind) is not None for tree in trees for kind in kinds)
 
 
 def _check_tree(tree: nodes.Template) -> None:

@@ -132,9 +132,7 @@ def answer_leaks(card: Card) -> dict[str, str]:
         if (shared := names_in(source) & answer_columns)
     }
     text_columns = names_in(answer.text) if answer.text is not None else set()
-    leaks |= {
-        f"{COLUMN_PREFIX}{column}": "determines the answer" for column in sorted(answer_columns | text_columns)
-    }
+    leaks |= {f"{COLUMN_PREFIX}{column}": "determines the answer" for column in sorted(answer_columns | text_columns)}
     if answer.text is not None:
         same = {name for name, source in card.fields.items() if _without_spaces(source) == _without_spaces(answer.text)}
         leaks.update(dict.fromkeys(same, "is the answer"))

@@ -15,6 +15,7 @@ from metalm_cli.data.examples.training_rows import TrainingRows
 from metalm_cli.data.sampling.index_plan import IndexPlan, PlannedRow, key_of
 from metalm_cli.data.sampling.mixing_rates import mixing_rates
 from metalm_cli.data.sampling.row_slots import numpy_generator
+from metalm_cli.errors import MetalmError
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import PromptStyle, Template, render, scored_templates
 

@@ -69,7 +69,8 @@ CARD_FIELDS: dict[str, tuple[str, dict[str, str]]] = {
 }
 """Card of each of FLAN's keys, and the names of its fields where they differ from FLAN's, or columns (``row.x``).
 
-Keys whose rows FLAN splits into other fields (winogrande, wsc273) are left out; their templates keep FLAN's field names.
+Keys whose rows FLAN splits into other fields (winogrande, wsc273) are left out; their templates keep
+FLAN's field names.
 """
 
 
@@ -79,7 +80,8 @@ Pair = tuple[str, str]
 def parse_patterns(text: str) -> dict[str, dict[str, Pair]]:
     """Parse the pairs of input and target patterns in a file, by key and name.
 
-    ``PATTERNS`` is of both versions; ``INLINE_FS_PATTERNS`` and ``FEWSHOT_PATTERNS`` are of the second. A few-shot pattern is read as the format of one exemplar.
+    ``PATTERNS`` is of both versions; ``INLINE_FS_PATTERNS`` and ``FEWSHOT_PATTERNS`` are of the second. A few-shot
+    pattern is read as the format of one exemplar.
 
     Raises:
         ImportRefused: The file is not Python, or its patterns are not made of literals.

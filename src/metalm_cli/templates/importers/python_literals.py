@@ -151,9 +151,9 @@ class _Reader:
     def _call(self, node: ast.Call) -> Any:
         if isinstance(node.func, ast.Name) and node.func.id in self.classes:
             fields = self.classes[node.func.id]
-            given = dict(zip(fields, map(self._evaluate, node.args), strict=False))
-            given |= {pair.arg: self._evaluate(pair.value) for pair in node.keywords if pair.arg is not None}
-            return Record({**fields, **given})
+            arguments = dict(zip(fields, map(self._evaluate, node.args), strict=False))
+            arguments |= {pair.arg: self._evaluate(pair.value) for pair in node.keywords if pair.arg is not None}
+            return Record({**fields, **arguments})
         if not node.keywords and len(node.args) == 1 and (function := KNOWN_CALLS.get(ast.unparse(node.func))):
             try:
                 return function(self._evaluate(node.args[0]))

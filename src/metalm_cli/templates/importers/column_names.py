@@ -80,7 +80,7 @@ def _parse(text: str) -> nodes.Template:
 def _fields_by_column(card: Card) -> dict[str, str]:
     """Return the field of each column that a field is, perhaps without the spaces at its ends.
 
-    A name that is no column of the card, but a field, is the column of another copy of the data.
+    A field name that the card does not read as a column is the column of another copy of the data.
     """
     columns = {
         re.sub(r"\s*\|\s*trim\Z|\.strip\(\)\Z", "", source.strip()): name for name, source in card.fields.items()

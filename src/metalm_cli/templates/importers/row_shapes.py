@@ -83,7 +83,7 @@ class Shape:
         element: Shape of its elements, for a list.
         is_number: Whether it is a number.
         is_text: Whether it is a text.
-        is_iterated: Whether it is read as a whole list, so it is no text whose letters are read.
+        is_iterated: Whether it is read as a whole list, not letter by letter.
         values: Values that it is compared with, or that a list of the template holds.
     """
 

@@ -1,6 +1,6 @@
 """Separation of a text that renders an input and a target into two texts, without rendering it.
 
-promptsource renders a text first and splits the result at ``|||``. The separator may stand in branches of conditions:
+promptsource renders a text first and splits the result at ``|||``. The separator may be inside branches of conditions:
 each branch is then split by itself.
 """
 
@@ -166,18 +166,18 @@ def _source(nodes: _Nodes) -> str:
 
 def _statements(nodes: _Nodes) -> _Nodes:
     """Return what assigns names or changes values, without what prints."""
-    kept: _Nodes = []
+    statements: _Nodes = []
     for node in nodes:
         if isinstance(node, _Piece):
             if node.kind == "set":
-                kept.append(node)
+                statements.append(node)
             elif node.kind == "expression" and _CHANGE.search(node.source):
-                kept.append(_Piece("change", "{% if " + node.source.strip("{}-+ \n") + " %}{% endif %}"))
+                statements.append(_Piece("change", "{% if " + node.source.strip("{}-+ \n") + " %}{% endif %}"))
         else:
             branches = [(opening, _statements(body)) for opening, body in node.branches]
             if any(body for _, body in branches):
-                kept.append(_Block(node.kind, branches, node.end))
-    return kept
+                statements.append(_Block(node.kind, branches, node.end))
+    return statements
 
 
 def _assigned(nodes: _Nodes) -> set[str]:

@@ -125,8 +125,10 @@ def _problems(templates: list[Template], card: Card | None) -> list[Any]:
         for template in templates:
             if template not in plain:
                 static_rules = {rule for name, (rule, _) in problems if name == template.name}
-                found = rendering_problems(template, card, _rendered_examples(template, card)[0])
-                problems += [(template.name, (rule, message)) for rule, message in found if rule not in static_rules]
+                problems_of_rows = rendering_problems(template, card, _rendered_examples(template, card)[0])
+                problems += [
+                    (template.name, (rule, message)) for rule, message in problems_of_rows if rule not in static_rules
+                ]
     allowed = {template.name: set(template.allow) for template in templates}
     return [problem for problem in dict.fromkeys(problems) if problem[1][0] not in allowed.get(problem[0], set())]
 

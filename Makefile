@@ -17,8 +17,10 @@ endif
 METALM := $(PY) -c 'from metalm_cli.cli import main; main()'
 
 BUILD := .build
-STAMP := $(BUILD)/setup-$(subst /,_,$(PY))
-CHECKPOINTS_STAMP := $(BUILD)/checkpoints-$(subst /,_,$(PY))
+# Stamps of .venv lie in it, so that they go when it is removed.
+STAMPS := $(if $(filter .venv/%,$(PY)),.venv,$(BUILD))
+STAMP := $(STAMPS)/setup-$(subst /,_,$(PY))
+CHECKPOINTS_STAMP := $(STAMPS)/checkpoints-$(subst /,_,$(PY))
 CONSTRAINTS ?= constraints.txt
 TORCH ?= $(shell grep '^torch==' $(CONSTRAINTS))
 TESTS ?= tests src

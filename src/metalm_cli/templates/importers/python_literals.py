@@ -164,10 +164,10 @@ class _Reader:
             and node.func.attr in ("join", "replace", "strip")
             and not node.keywords
         ):
-            owner, arguments = self._evaluate(node.func.value), [self._evaluate(argument) for argument in node.args]
-            if isinstance(owner, str) and all(isinstance(argument, str | list | tuple) for argument in arguments):
+            owner, values = self._evaluate(node.func.value), [self._evaluate(argument) for argument in node.args]
+            if isinstance(owner, str) and all(isinstance(value, str | list | tuple) for value in values):
                 try:
-                    return self._measured(getattr(owner, node.func.attr)(*arguments))
+                    return self._measured(getattr(owner, node.func.attr)(*values))
                 except TypeError as error:
                     raise _NotLiteral(str(error)) from error
         raise _NotLiteral(ast.unparse(node.func)[:80])

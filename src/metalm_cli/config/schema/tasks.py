@@ -221,3 +221,8 @@ class TaskDataConfig(Section):
     )
 
     isolate_documents: ClassVar[bool] = True
+
+    @property
+    def keys_without_effect(self) -> set[str]:
+        """Keys that fingerprints leave out: they are younger than recorded runs and have no effect where unset."""
+        return {key for key in ("truncate", "long_field_tokens") if getattr(self, key) is None}

@@ -147,7 +147,8 @@ class TaskCorpus:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides the session at a number."""
-        parts: list[object] = [self.seed, fingerprint_json(self.options, {"workers", "validation", "row_packing"})]
+        unused = {"workers", "validation", "row_packing"} | self.options.keys_without_effect
+        parts: list[object] = [self.seed, fingerprint_json(self.options, unused)]
         for task in self.tasks:
             files = [file.sha256 for file in task.examples.files]
             parts += [

@@ -27,6 +27,7 @@ from metalm_cli.evaluation.prompts import (
     PromptSet,
     asks_for_rationale,
     build_prompts,
+    style_of_task,
 )
 from metalm_cli.evaluation.ranking import OptionRanking, rank
 from metalm_cli.evaluation.settings import EvaluationSettings
@@ -180,6 +181,9 @@ class Evaluator:
         Raises:
             MetalmError: The model has too few positions for an answer, or no encoder that a template docks into.
         """
+        for task in tasks:
+            for template in task.templates:
+                style_of_task(self.language_model, task.card, template, self.settings.style)
         for index, task in enumerate(tasks, 1):
             shot_results = []
             for shots in self.settings.shots:

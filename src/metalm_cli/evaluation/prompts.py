@@ -12,7 +12,7 @@ from metalm_cli.evaluation.open_tasks import EvaluatedTask
 from metalm_cli.evaluation.settings import EvaluationSettings
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring.question_rows import join_sessions
-from metalm_cli.sessions import Session, TokenisedSession
+from metalm_cli.sessions import Session, TextProcessor, TokenisedSession
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import PromptStyle, Template
 from metalm_cli.templates.template import ANSWER_EXPRESSION
@@ -91,7 +91,8 @@ def build_prompts(
     Raises:
         MetalmError: The length exceeds the positions of the model, or it has no encoder that the template docks into.
     """
-    style, delimiter = settings.style, language_model.decoder_tokenizer.rules.target_delimiter
+    style = style_of_task(language_model, task.card, template, settings.style)
+    delimiter = language_model.decoder_tokenizer.rules.target_delimiter
     answer_renderer = task.renderer(template, replace(style, rationale=False))
     references = [with_rendered_answers(example, answer_renderer) for example in task.examples]
     renderer = task.renderer(template, style)
@@ -137,6 +138,58 @@ def build_prompts(
         prompts.append(EncodedPrompt(example, reference, prefix, shared_prefix, answer_length.limit, text, is_open))
     note = _demonstrations_note(task, too_long, shots, length, settings, any_fits=bool(prompts))
     return PromptSet(tuple(prompts), cut, skipped + len(too_long), note)
+
+
+def style_of_task(language_model: LanguageModel, card: Card, template: Template, style: PromptStyle) -> PromptStyle:
+    """Return the style of a task's prompts with the encoder that its inputs go into.
+
+    It is the encoder of the style; else the text encoder that was trained on the task, in a combined model; else the
+    one that the template names.
+
+    Args:
+        language_model: The model; without encoders the style is returned as it is.
+        card: Card of the task.
+        template: Template of the prompts.
+        style: Style of all tasks.
+
+    Raises:
+        MetalmError: The model does not have the encoder of the style, or nothing chooses one of its encoders.
+    """
+    encoders = list(language_model.processors)
+    named = {part.encoder for part in template.input_parts if style.route == "encoder" or part.route == "encoder"}
+    if not encoders or not named or style.route == "decoder":
+        return style
+    if style.encoder is not None:
+        if style.encoder not in encoders:
+            raise MetalmError(
+                f"the model has no encoder {style.encoder!r}",
+                where=language_model.source or "--encoder",
+                why=f"its encoders: {', '.join(encoders)}",
+                remedy="name one of them (--encoder)",
+            )
+        return style
+    tasks = getattr(language_model.model.config, "encoder_tasks", {})
+    trained = [
+        name
+        for name in encoders
+        if isinstance(language_model.processors[name], TextProcessor)
+        and {card.name, card.data_name} & set(tasks.get(name, ()))
+    ]
+    if len(trained) == 1:
+        return style if named == set(trained) else replace(style, encoder=trained[0])
+    if named <= set(encoders) and not trained:
+        return style
+    why = (
+        f"{', '.join(trained)} were all trained on it"
+        if trained
+        else f"none of {', '.join(encoders)} was trained on it"
+    )
+    raise MetalmError(
+        f"nothing chooses the encoder that the inputs of {card.name} go into",
+        where=language_model.source,
+        why=f"template {template.name} names {', '.join(sorted(named))}; {why}",
+        remedy=f"name one: --encoder {(trained or encoders)[0]}",
+    )
 
 
 def _demonstrations_note(

@@ -23,7 +23,7 @@ from metalm_cli.evaluation.suites import Suite, load_suite
 from metalm_cli.evaluation.suites.settings import request_settings
 from metalm_cli.tasks.registry import card_name, is_path
 from metalm_cli.templates import PromptStyle
-from metalm_cli.templates.render import STYLE_CHOICES, STYLE_NUMBERS, is_style_value
+from metalm_cli.templates.render import STYLE_CHOICES, STYLE_NUMBERS, STYLE_TEXTS, is_style_value
 
 AUTO = "auto"
 """Protocol that the training of the model decides."""
@@ -108,7 +108,11 @@ class EvaluationRequest:
             if name in STYLE_CHOICES:
                 check_choice(name, value, STYLE_CHOICES[name])
             elif not is_style_value(name, value):
-                expected = "a whole number of at least 1" if name in STYLE_NUMBERS else "True or False"
+                kinds = {
+                    **dict.fromkeys(STYLE_NUMBERS, "a whole number of at least 1"),
+                    **dict.fromkeys(STYLE_TEXTS, "a name"),
+                }
+                expected = kinds.get(name, "True or False")
                 raise MetalmError(f"got {name} {value!r} in style, expected {expected}")
 
     def with_suite(self) -> EvaluationRequest:
@@ -188,7 +192,7 @@ class EvaluationRequest:
             return ()
         values, style = request_settings(self.suite)
         pairs = [(name, getattr(self, name), values.get(name)) for name in (*values, *OPEN_SETTINGS)]
-        pairs += [(RECIPE_KEYS[name], value, style.get(name)) for name, value in self.style.items()]
+        pairs += [(RECIPE_KEYS.get(name, name), value, style.get(name)) for name, value in self.style.items()]
         changes = {name: (mine, value) for name, mine, value in pairs if mine not in (None, AUTO, value)}
         return tuple(
             f"{'demonstrations' if name == 'draw_per_example' else name} {_describe(name, mine)} instead of "

@@ -275,6 +275,8 @@ def output_header(
         "reads_sha256": _tokenisation_sha256(language_model),
     }
     settings = {**asdict(decoding), "place": route.place, "prompt": route.prompt}
+    if route.encoder is not None:
+        settings["encoder"] = route.encoder
     if route.place == "chat":
         template = check_chat_template(language_model)
         settings["chat_template_sha256"] = hashlib.sha256(template.encode()).hexdigest()

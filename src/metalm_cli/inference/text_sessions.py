@@ -23,10 +23,12 @@ class PromptRoute:
         place: ``docked`` into the text encoder (a model without a text encoder reads it as causal text), ``causal``, or
             ``chat``: the decoder reads it as a user's turn, by the chat template of its tokenizer.
         prompt: Beginning of the answer, after the target delimiter; a reply to a chat begins with it.
+        encoder: Encoder that docked texts go into; None: the text encoder.
     """
 
     place: Place = "docked"
     prompt: str = ""
+    encoder: str | None = None
 
 
 def text_to_session(
@@ -44,8 +46,8 @@ def text_to_session(
         name: Name of the session in errors.
 
     Raises:
-        MetalmError: Text, image and prompt are all empty, the model has no encoder for an image, or its tokenizer
-            has no chat template.
+        MetalmError: Text, image and prompt are all empty, the model has no encoder for an image, its tokenizer has no
+            chat template, or the encoder of the text is unknown or not chosen.
     """
     spans: list[Span] = []
     if image is not None:
@@ -57,8 +59,8 @@ def text_to_session(
     if text and route.place == "chat":
         spans.append(user_turn(language_model, text))
     elif text:
-        encoder = text_encoder(language_model) or ""
-        spans.append(Docked(encoder, text) if route.place == "docked" and encoder else Causal(text))
+        encoder = text_encoder(language_model, route.encoder) if route.place == "docked" else None
+        spans.append(Docked(encoder, text) if encoder else Causal(text))
     if route.prompt:
         has_delimiter = bool(spans) and route.place != "chat"
         delimiter = language_model.decoder_tokenizer.rules.target_delimiter if has_delimiter else ""
@@ -68,15 +70,37 @@ def text_to_session(
     return Session(spans, name)
 
 
-def text_encoder(language_model: LanguageModel) -> str | None:
-    """Return the encoder that texts are docked into: ``text``, or the first text encoder.
+def text_encoder(language_model: LanguageModel, name: str | None = None) -> str | None:
+    """Return the encoder that texts are docked into: the named one, ``text``, or the only text encoder.
 
     For a model without encoders the result is ``text``, because its docked spans are lowered to causal text. The result
     is None if none of the model's encoders reads text.
+
+    Args:
+        language_model: The model.
+        name: Name of the encoder, if it is chosen.
+
+    Raises:
+        MetalmError: The model has no text encoder of this name, or several, and none is chosen.
     """
     if not language_model.processors:
         return "text"
-    return _first_encoder_of_kind(language_model, "text")
+    names = _encoders_of_kind(language_model, "text")
+    if name is not None and name not in names:
+        raise MetalmError(
+            f"the model has no text encoder {name!r}",
+            where=language_model.source,
+            why=f"its text encoders: {', '.join(names) or 'none'}",
+            remedy="name one of them" if names else "omit --encoder",
+        )
+    if name is None and "text" not in names and len(names) > 1:
+        raise MetalmError(
+            f"the model has {len(names)} text encoders, and nothing chooses one",
+            where=language_model.source,
+            why=f"they are {', '.join(names)}, and none is called text",
+            remedy=f"name one: --encoder {names[0]}; in Python, Docked({names[0]!r}, text)",
+        )
+    return name or _first_encoder_of_kind(language_model, "text")
 
 
 def image_encoder(language_model: LanguageModel) -> tuple[str, bool]:
@@ -97,8 +121,12 @@ def image_encoder(language_model: LanguageModel) -> tuple[str, bool]:
     )
 
 
+def _encoders_of_kind(language_model: LanguageModel, kind: str) -> list[str]:
+    return [name for name, encoder_io in language_model.model.encoder_ios.items() if encoder_io.kind == kind]
+
+
 def _first_encoder_of_kind(language_model: LanguageModel, kind: str) -> str | None:
-    names = [name for name, encoder_io in language_model.model.encoder_ios.items() if encoder_io.kind == kind]
+    names = _encoders_of_kind(language_model, kind)
     return kind if kind in names else next(iter(names), None)
 
 

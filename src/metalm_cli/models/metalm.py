@@ -42,6 +42,7 @@ class MetaLMConfig(PreTrainedConfig):
         docking: ``{"kind", "max_length", "keep_special"}`` of each encoder, and ``adapter`` if the recipe named one.
         tokens: Token rules (:class:`metalm_cli.sessions.TokenRules`).
         training: ``{"train", "learning_rate"}`` of each part as last trained, inherited by runs that continue.
+        encoder_tasks: Tasks that each encoder of a combined model was trained on: their sessions dock into it.
     """
 
     model_type = "metalm"
@@ -54,6 +55,7 @@ class MetaLMConfig(PreTrainedConfig):
         docking: dict[str, dict[str, Any]] | None = None,
         tokens: dict[str, str] | None = None,
         training: dict[str, dict[str, Any]] | None = None,
+        encoder_tasks: dict[str, list[str]] | None = None,
         **kwargs: Any,
     ) -> None:
         self.decoder_config = decoder_config or {}
@@ -62,6 +64,7 @@ class MetaLMConfig(PreTrainedConfig):
         self.docking = docking or {}
         self.tokens = tokens or {}
         self.training = training or {}
+        self.encoder_tasks = encoder_tasks or {}
         kwargs.setdefault("tie_word_embeddings", False)  # the decoder ties its own
         super().__init__(**kwargs)
 

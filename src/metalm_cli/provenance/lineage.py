@@ -199,7 +199,7 @@ def pretrained_parts(ancestors: Iterable[Mapping[str, Any]], parts: Iterable[str
         part, lineage = ancestor.get("part"), ancestor.get("lineage")
         inner = list(_mappings(lineage.get("ancestors"))) if isinstance(lineage, Mapping) else None
         if part in names:
-            outside = ancestor if inner is None else _first_outside(inner)
+            outside = ancestor if inner is None else _first_outside(inner, str(part))
             if outside is not None:
                 origins[str(part)] = str(outside.get("checkpoint"))
         elif part in ("model", None) and inner is not None:
@@ -209,9 +209,12 @@ def pretrained_parts(ancestors: Iterable[Mapping[str, Any]], parts: Iterable[str
     return {name: origins[name] for name in names if name in origins}
 
 
-def _first_outside(ancestors: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the nearest ancestor that metalm did not train."""
-    return next((entry for entry in all_ancestors(ancestors) if not isinstance(entry.get("lineage"), Mapping)), None)
+def _first_outside(ancestors: Iterable[Mapping[str, Any]], part: str) -> Mapping[str, Any] | None:
+    """Return the nearest ancestor that metalm did not train; one of the kind of the part before others."""
+    outside = [entry for entry in all_ancestors(ancestors) if not isinstance(entry.get("lineage"), Mapping)]
+    kind = part.partition(".")[0]
+    same_kind = [entry for entry in outside if str(entry.get("part")).partition(".")[0] == kind]
+    return next(iter([*same_kind, *outside]), None)
 
 
 def dequantised_parts(ancestors: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -28,7 +28,9 @@ TruncatedPart = Literal["tail", "head", "middle"]
 STYLE_CHOICES = {"route": get_args(Route), "layout": get_args(DemonstrationLayout), "truncate": get_args(TruncatedPart)}
 """Values of the fields of a prompt style that are names."""
 STYLE_NUMBERS = ("long_field_tokens",)
-"""Fields of a prompt style that are numbers of at least 1; all others are true or false."""
+"""Fields of a prompt style that are numbers of at least 1."""
+STYLE_TEXTS = ("encoder",)
+"""Fields of a prompt style that are texts; all fields of other kinds are true or false."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class PromptStyle:
         windows: Dock a long field in several windows if its encoder does not read all of it.
         truncate: Part of a long field that is removed where it is truncated; None: as its card says.
         long_field_tokens: Maximum decoder tokens of a long field; None: as many as fit.
+        encoder: Encoder that docked inputs go into; None: as the template says.
     """
 
     options: bool = True
@@ -52,6 +55,7 @@ class PromptStyle:
     windows: bool = False
     truncate: TruncatedPart | None = None
     long_field_tokens: int | None = None
+    encoder: str | None = None
 
 
 def is_style_value(name: str, value: object) -> bool:
@@ -62,6 +66,8 @@ def is_style_value(name: str, value: object) -> bool:
     """
     if name in STYLE_CHOICES:
         return value in STYLE_CHOICES[name]
+    if name in STYLE_TEXTS:
+        return isinstance(value, str) and bool(value)
     if name in STYLE_NUMBERS:
         return isinstance(value, int) and not isinstance(value, bool) and value >= 1
     return isinstance(value, bool)
@@ -221,7 +227,7 @@ def _tidied(text: str) -> str:
 
 def _encoder_of(part: Any, style: PromptStyle) -> str:
     route = part.route if style.route == "template" else style.route
-    return part.encoder if route == "encoder" else ""
+    return (style.encoder or part.encoder) if route == "encoder" else ""
 
 
 def prompt_to_session(

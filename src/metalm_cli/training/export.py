@@ -6,7 +6,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from metalm_cli.training.model_card import (
     part_table,
     standalone_section,
 )
+from metalm_cli.training.parts.combine import read_sources, write_combined
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 DOCUMENT_FILES = ("README.md", "LICENSE*", "NOTICE*")
@@ -77,10 +79,7 @@ def export(
         MetalmError: The new folder exists, the source is not a model, there is nothing to merge, the base is missing or
             has other weights, the model has no such part, or transformers does not have the types of the parts.
     """
-    if os.path.lexists(out):
-        raise MetalmError(
-            "the folder exists already", where=str(out), remedy="choose another --out; nothing is overwritten"
-        )
+    _check_new(out)
     folder = find_model_folder(source, offline=offline)
     adapter = adapter_in(folder)
     _check_options(folder, adapter, merged=merged, standalone=standalone, part=part, base=base)
@@ -90,19 +89,63 @@ def export(
         _check_parts(base_folder, standalone=standalone, part=part)
         if not merged:
             saved = _relocate(saved, base_folder, out, explicit=base is not None)
+    with _new_folder(out, standalone) as temporary:
+        if part is not None:
+            _write_part(temporary, folder, source, part, base, offline)
+        elif merged:
+            _write_merged(temporary, folder, source, base, offline)
+        else:
+            copy_model(folder, temporary)
+            if saved is not None:
+                write_description(temporary, saved)
+    if part is not None:
+        return folder, part
+    return folder, "adapters merged into a model" if merged else "a model" if saved is None else "an adapter"
+
+
+def export_combined(
+    sources: Sequence[str], out: Path, *, standalone: bool = False, offline: bool = False
+) -> tuple[list[str], list[str]]:
+    """Write one decoder with the encoders of several models into a new folder, atomically.
+
+    Args:
+        sources: Run folders, models or hub ids, each with ``NAME=`` before it or without (:func:`read_sources`).
+        out: The new folder.
+        standalone: As for :func:`export`.
+        offline: Open no connection.
+
+    Returns:
+        The names of the encoders, and notes for the user.
+
+    Raises:
+        MetalmError: The new folder exists, or the models do not fit: other decoders, token rules or tokenizers, equal
+            names of encoders, a model without encoders.
+    """
+    _check_new(out)
+    read = read_sources(sources, offline=offline)
+    for each in read:
+        _check_parts(each.config_folder, standalone=standalone, part=None)
+    with _new_folder(out, standalone) as temporary:
+        notes = write_combined(temporary, read, offline=offline)
+    return [name for each in read for name in each.names.values()], notes
+
+
+def _check_new(out: Path) -> None:
+    if os.path.lexists(out):
+        raise MetalmError(
+            "the folder exists already", where=str(out), remedy="choose another --out; nothing is overwritten"
+        )
+
+
+@contextmanager
+def _new_folder(out: Path, standalone: bool) -> Iterator[Path]:
+    """Context manager with a temporary folder, which is completed and renamed if the block succeeds, else removed."""
     with explain_write_errors(out, "cannot write the export", Exit.FAILED):
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_path(out)
         temporary.mkdir()
         try:
-            if part is not None:
-                _write_part(temporary, folder, source, part, base, offline)
-            elif merged:
-                _write_merged(temporary, folder, source, base, offline)
-            else:
-                copy_model(folder, temporary)
-                if saved is not None:
-                    write_description(temporary, saved)
+            yield temporary
             if standalone:
                 write_standalone(temporary)
                 _append_to_card(temporary, standalone_section(temporary))
@@ -112,9 +155,6 @@ def export(
             fsync_folder(out.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    if part is not None:
-        return folder, part
-    return folder, "adapters merged into a model" if merged else "a model" if saved is None else "an adapter"
 
 
 def _check_options(

@@ -20,6 +20,7 @@ from metalm_cli.runs.data_record import DataSource
 from metalm_cli.runs.dock_worth import dock_worth
 from metalm_cli.runs.metrics_log import validation_losses
 from metalm_cli.runs.part_changes import TITLE, PartChange, change_table
+from metalm_cli.sessions import TextProcessor
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 INSTALL = f"""metalm {metalm_cli.__version__} or newer loads it; in a copy of its repository:
@@ -205,7 +206,9 @@ def how_to_load(assembly: Assembly) -> str:
 
 def _span(assembly: Assembly) -> str:
     text = '"It rained all day."'
-    return f'Docked("text", {text})' if assembly.processors else f"Causal({text})"
+    names = [name for name, processor in assembly.processors.items() if isinstance(processor, TextProcessor)]
+    name = "text" if "text" in names or not names else names[0]
+    return f'Docked("{name}", {text})' if assembly.processors else f"Causal({text})"
 
 
 def standalone_section(folder: Path) -> str:

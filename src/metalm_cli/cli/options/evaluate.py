@@ -143,6 +143,16 @@ InputRoute = Annotated[
         "training, else template.",
     ),
 ]
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        metavar="NAME",
+        help="Encoder that docked inputs go into. Default: the one that was trained on the task in a combined model, "
+        "else the one that the template names.",
+        show_default=False,
+    ),
+]
 Rationale = Annotated[
     bool | None,
     typer.Option(
@@ -267,6 +277,7 @@ class PromptOptions:
     demonstrations: Demonstrations = None
     demonstration_layout: DemonstrationLayout = None
     input_route: InputRoute = None
+    encoder: Encoder = None
     list_options: ListOptions = None
     rationales: Rationale = None
     sequence_length: SequenceLength = None
@@ -277,6 +288,7 @@ class PromptOptions:
         """Fields of the prompt style that the user has set."""
         values = {
             "route": self.input_route,
+            "encoder": self.encoder,
             "options": self.list_options,
             "layout": self.demonstration_layout,
             "rationale": self.rationales,

@@ -26,6 +26,15 @@ TextRouteOption = Annotated[
     TextRoute | None,
     typer.Option("--as", help="docked (default): the text encoder reads the text; causal: the decoder reads it."),
 ]
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        metavar="NAME",
+        help="Encoder that the text is docked into. Default: text, or the only text encoder.",
+        show_default=False,
+    ),
+]
 Chat = Annotated[
     bool,
     typer.Option("--chat", help="The decoder reads the text as a user's turn, by the chat template of its tokenizer."),

@@ -31,7 +31,7 @@ OPTIONS = {
     "samples": "--sampled-answers",
 }
 """Options of ``metalm evaluate`` with a value, by the setting in a result file."""
-STYLE_OPTIONS = {"layout": "--demonstration-layout", "route": "--input-route"}
+STYLE_OPTIONS = {"layout": "--demonstration-layout", "route": "--input-route", "encoder": "--encoder"}
 """Options with a value, by the field of the style."""
 STYLE_SWITCHES = {"options": "show-options", "rationale": "rationales"}
 """Switches, by the field of the style."""

@@ -38,6 +38,7 @@ def generate(
     model: Model = None,
     text: options.Text = None,
     route: options.TextRouteOption = None,
+    encoder: options.Encoder = None,
     chat: options.Chat = False,
     prompt: options.Prompt = None,
     image: options.Image = None,
@@ -66,22 +67,22 @@ def generate(
     if files.source is None and image is not None:
         _check_image(image)
 
-    place = _place_of_text(route, chat)
+    place = _place_of_text(route, chat, encoder)
     name = model_to_evaluate(model)
     if files.source is not None and files.out is not None:
-        _answer_lines(name, files.source, files.out, (place, prompt or ""), flags, files.batch_tokens, offline)
+        _answer_lines(name, files.source, files.out, (place, prompt or "", encoder), flags, files.batch_tokens, offline)
         return
     silence_libraries(offline)
     from metalm_cli.inference.text_sessions import PromptRoute
 
-    _answer(name, text_to_read, image, PromptRoute(place, prompt or ""), flags, offline)
+    _answer(name, text_to_read, image, PromptRoute(place, prompt or "", encoder), flags, offline)
 
 
-def _place_of_text(route: options.TextRoute | None, chat: bool) -> Place:
+def _place_of_text(route: options.TextRoute | None, chat: bool, encoder: str | None) -> Place:
     """Return where the text is read.
 
     Raises:
-        MetalmError: A chat cannot be docked.
+        MetalmError: A chat cannot be docked, or an encoder is named for a text that is not docked.
     """
     if chat and route is options.TextRoute.docked:
         raise MetalmError(
@@ -89,6 +90,9 @@ def _place_of_text(route: options.TextRoute | None, chat: bool) -> Place:
             why="the decoder reads a chat",
             remedy="omit one of them",
         )
+    if encoder is not None and (chat or route is options.TextRoute.causal):
+        option = "--chat" if chat else "--as causal"
+        raise MetalmError(f"--encoder does nothing with {option}", why="the decoder reads the text", remedy="omit one")
     return "chat" if chat else (route or options.TextRoute.docked).value
 
 
@@ -230,7 +234,7 @@ def _answer(
     loaded_image = None if image is None else read_image(image)
     language_model = _load(source, flags, offline)
     session = text_to_session(language_model, text, loaded_image, prompt_route, "the text")
-    if text and prompt_route.place == "docked" and text_encoder(language_model) is None:
+    if text and prompt_route.place == "docked" and text_encoder(language_model, prompt_route.encoder) is None:
         _note("the model has no text encoder: the decoder reads the text")
     write_piece = _piece_writer()
     try:
@@ -276,7 +280,7 @@ def _answer_lines(
     model: str,
     source: Path,
     out: Path,
-    route_and_prompt: tuple[Place, str],
+    prompt_route: tuple[Place, str, str | None],
     flags: options.DecodingFlags,
     batch_tokens: int | None,
     offline: bool,
@@ -315,7 +319,7 @@ def _answer_lines(
                     language_model,
                     requests,
                     out,
-                    PromptRoute(*route_and_prompt),
+                    PromptRoute(*prompt_route),
                     decoding,
                     budget=batch_tokens,
                     on_progress=on_progress,

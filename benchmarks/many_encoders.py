@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,9 @@ def main() -> None:
         model, opened = metalm.load(combined, offline=True), open_tasks(combined, names, examples)
         size = sum(file.stat().st_size for file in combined.rglob("*.safetensors"))
     figures: dict[str, Any] = {"encoders": ", ".join(names), "examples of each task": examples}
-    prompts = {task.card.name: prompts_of(model, opened, index) for index, task in enumerate(opened.tasks)}
+    prompts = {name: prompts_of(model, opened, name) for name in names}
     mixed = [prompt for pair in zip(*prompts.values(), strict=True) for prompt in pair]
-    figures |= answers(model, mixed, options.batch, options.runs, opened)
+    figures |= answers(model, mixed, options.batch, dict(zip(names, options.runs, strict=True)), opened)
     figures |= logits(model, [prompt.session for prompt in mixed[: options.batch]])
     figures |= times(model, list(prompts.values()), options.batch // 2, repeats=3 if options.quick else 9)
     classes = max(len(prompt.reference.options) for prompt in mixed)
@@ -72,9 +72,9 @@ def open_tasks(folder: Path, tasks: Sequence[str], examples: int) -> OpenedEvalu
     return open_evaluation(request, request.select(offline=True), history, EvaluationCallbacks(), offline=True)
 
 
-def prompts_of(model: LanguageModel, opened: OpenedEvaluation, index: int) -> Sequence[EncodedPrompt]:
+def prompts_of(model: LanguageModel, opened: OpenedEvaluation, name: str) -> Sequence[EncodedPrompt]:
     """Return the tokenised prompts of a task for a model."""
-    task = opened.tasks[index]
+    (task,) = [each for each in opened.tasks if each.card.name == name]
     return build_prompts(model, task, task.templates[0], 0, opened.settings).prompts
 
 
@@ -86,17 +86,17 @@ def continue_batch(model: LanguageModel, prompts: Sequence[EncodedPrompt]) -> li
 
 
 def answers(
-    model: LanguageModel, mixed: Sequence[EncodedPrompt], batch: int, runs: Sequence[str], opened: OpenedEvaluation
+    model: LanguageModel, mixed: Sequence[EncodedPrompt], batch: int, runs: Mapping[str, str], opened: OpenedEvaluation
 ) -> dict[str, Any]:
     """Compare answers of mixed batches with those one at a time, and with those of the runs."""
     batches = [mixed[start : start + batch] for start in range(0, len(mixed), batch)]
     together = [text for members in batches for text in continue_batch(model, members)]
     alone = [text for prompt in mixed for text in continue_batch(model, [prompt])]
     own: list[list[str]] = []
-    for index, run in enumerate(runs):
+    for name, run in runs.items():
         own_model = metalm.load(run, offline=True)
         own.append(
-            [text for prompt in prompts_of(own_model, opened, index) for text in continue_batch(own_model, [prompt])]
+            [text for prompt in prompts_of(own_model, opened, name) for text in continue_batch(own_model, [prompt])]
         )
     of_runs = [text for pair in zip(*own, strict=True) for text in pair]
     correct = [text.strip() in prompt.reference.answers for text, prompt in zip(together, mixed, strict=True)]
@@ -125,10 +125,9 @@ def logits(model: LanguageModel, sessions: Sequence[TokenisedSession]) -> dict[s
         alone = decode(model, [own], len(own))
         differences.append(float((mixed[index, : len(own)] - alone[0]).abs().max()))
     docks_equal = 0
-    for task in (sessions[::2], sessions[1::2]):  # each task apart, beside the mixed batch
-        apart, together = embedded(model, task), embedded(model, sessions)
-        members = [together[sessions.index(session)] for session in task]
-        docks_equal += sum(map(torch.equal, apart, members))
+    together = embedded(model, sessions)
+    for start in (0, 1):  # sessions of the tasks alternate
+        docks_equal += sum(map(torch.equal, embedded(model, sessions[start::2]), together[start::2]))
     return {
         "logits bit-identical, mixed batch and own copies": f"{same} of {len(sessions)}",
         "largest difference of logits, mixed batch and batch of 1": f"{max(differences):.1e}",

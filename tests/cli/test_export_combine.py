@@ -182,6 +182,14 @@ def test_more_encoders_join_a_combined_model(runs: Path, tmp_path: Path) -> None
     config = json.loads((out / "config.json").read_text())
     assert config["encoder_tasks"] == {"parity": ["parity"], "other": ["other"], "again": ["parity"]}
     assert (out / "modeling_metalm.py").is_file()
+    lineage = read_lineage(out)
+    assert lineage is not None
+    assert [(each["part"], Path(each["checkpoint"]).name) for each in lineage["ancestors"]] == [
+        ("decoder", "base"),
+        ("encoders.other", "second"),
+        ("encoders.parity", "first"),
+        ("encoders.again", "first"),
+    ]
     model = metalm.load(out)
     expected = metalm.load(runs / "first").log_likelihood([session("text")])
     torch.testing.assert_close(model.log_likelihood([session("again")]), expected, atol=1e-5, rtol=0)

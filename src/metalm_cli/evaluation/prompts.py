@@ -177,7 +177,7 @@ def style_of_task(language_model: LanguageModel, card: Card, template: Template,
     ]
     if len(trained) == 1:
         return style if named == set(trained) else replace(style, encoder=trained[0])
-    if named <= set(encoders) and not trained:
+    if named <= set(trained or encoders):
         return style
     why = (
         f"{', '.join(trained)} were all trained on it"

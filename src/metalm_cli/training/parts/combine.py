@@ -188,11 +188,18 @@ def write_combined(folder: Path, sources: Sequence[EncoderSource], *, offline: b
     assembly = _assemble(sources, offline)
     save_model(folder, assembly.model, assembly.decoder_tokenizer, assembly.processors)
     names = [name for each in sources for name in each.names.values()]
-    ancestors = [{**each.ancestor, "part": f"encoders.{name}"} for each in sources for name in each.names.values()]
+    ancestors = [_ancestor_of(each, old, new) for each in sources for old, new in each.names.items()]
     lineage, notes = combined_lineage(" + ".join(names), ancestors)
     (folder / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(assembly, sources, lineage), encoding="utf-8")
     return notes
+
+
+def _ancestor_of(source: EncoderSource, old: str, new: str) -> dict[str, Any]:
+    """Record of the run that an encoder is from; of a combined model, the run that it was combined from."""
+    runs = (source.ancestor["lineage"] or {}).get("ancestors") or [] if source.config.encoder_tasks else []
+    run = next((each for each in runs if each.get("part") == f"encoders.{old}"), source.ancestor)
+    return {**run, "part": f"encoders.{new}"}
 
 
 def _assemble(sources: Sequence[EncoderSource], offline: bool) -> Assembly:

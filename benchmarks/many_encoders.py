@@ -60,8 +60,8 @@ def main() -> None:
     figures |= answers(model, mixed, options.batch, dict(zip(names, options.runs, strict=True)), opened)
     figures |= logits(model, [prompt.session for prompt in mixed[: options.batch]])
     figures |= times(model, list(prompts.values()), options.batch // 2, repeats=3 if options.quick else 9)
-    classes = max(len(prompt.reference.options) for prompt in mixed)
-    figures |= {"combined model on disk, MB": size / 1e6, **sizes(model, names, classes)}
+    classes = {name: len(each[0].reference.options) for name, each in prompts.items()}
+    figures |= {"combined model on disk, MB": size / 1e6, **sizes(model, classes)}
     report("one decoder, many encoders", figures, options)
 
 
@@ -176,16 +176,16 @@ def megabytes(*modules: nn.Module) -> float:
     return sum(each.numel() * each.element_size() for module in modules for each in module.parameters()) / 1e6
 
 
-def sizes(model: LanguageModel, names: Sequence[str], classes: int) -> dict[str, float]:
+def sizes(model: LanguageModel, classes: Mapping[str, int]) -> dict[str, float]:
     """Megabytes that a task adds; adapters are added to the decoder of the model, which is of no further use."""
     metalm_model = model.model
     figures = {"decoder, MB": megabytes(metalm_model.decoder)}
-    for name in names:
+    for name, count in classes.items():
         encoder, connector = metalm_model.encoders[name], metalm_model.connectors[name]
         figures[f"task {name}: encoder and connector, MB"] = megabytes(encoder, connector)
         figures[f"task {name}: connector alone, MB"] = megabytes(connector)
-        head = nn.Linear(encoder.config.hidden_size, classes)
-        figures[f"task {name}: the encoder with a head of {classes} classes, MB"] = megabytes(encoder, head)
+        head = nn.Linear(encoder.config.hidden_size, count)
+        figures[f"task {name}: the encoder with a head of {count} classes, MB"] = megabytes(encoder, head)
     before = megabytes(metalm_model.decoder)
     lora = Lora(parts=["decoder"])
     add_adapters(metalm_model, {"decoder": metalm_model.decoder}, {"decoder": "all"}, lora, None, 0)

@@ -59,8 +59,8 @@ def text_to_session(
     if text and route.place == "chat":
         spans.append(user_turn(language_model, text))
     elif text:
-        encoder = text_encoder(language_model, route.encoder) if route.place == "docked" else None
-        spans.append(Docked(encoder, text) if encoder else Causal(text))
+        reader = text_encoder(language_model, route.encoder) if route.place == "docked" else None
+        spans.append(Docked(reader, text) if reader else Causal(text))
     if route.prompt:
         has_delimiter = bool(spans) and route.place != "chat"
         delimiter = language_model.decoder_tokenizer.rules.target_delimiter if has_delimiter else ""

@@ -158,6 +158,20 @@ def test_check_finds_a_template_that_reads_a_missing_field(capsys: Capture, tmp_
     assert "0 tasks checked, 1 with problems; 1 without local data" in output
 
 
+@pytest.mark.parametrize(("notes", "code"), [(["new", "", ""], 0), (["", "", ""], 1)])
+def test_an_optional_field_may_be_empty_in_a_split_but_not_in_all(
+    capsys: Capture, tmp_path: Path, notes: list[str], code: int
+) -> None:
+    write_rows(tmp_path / "mine.jsonl", [{"text": f"Row {note}.", "note": note} for note in notes])
+    (tmp_path / "mine.yaml").write_text(
+        "{name: mine, cluster: misc, description: d, file: mine.jsonl, licence: none, citation: none,"
+        " splits: {train: 'rows[:2]', validation: 'rows[2:]'}, fields: {text: text, note: note},"
+        " optional_fields: [note], answer: {text: text}, metric: {name: exact_match, source: us}}"
+    )
+    assert run(["tasks", "check", str(tmp_path / "mine.yaml")]) == code
+    assert capsys.readouterr().out.count("the optional field note is empty in every row") == code
+
+
 def test_files_of_known_records_are_shown_and_checked(capsys: Capture, tmp_path: Path) -> None:
     (tmp_path / "sums.csv").write_text(
         "instruction,input,output\n" + "".join(f"Add 1.,{n},{n + 1}\n" for n in range(20))

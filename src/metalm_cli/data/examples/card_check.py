@@ -127,7 +127,23 @@ def check_card(
                 check.splits.append(SplitCheck(role, problems=[error], wrong_rows=1))
             continue
         check.splits.append(_check_split(examples, max_rows, check_example))
+    _add_empty_fields(check)
     return check
+
+
+def _add_empty_fields(check: CardCheck) -> None:
+    """Add a problem for each optional field that is empty in every row of every split that was read."""
+    read = [split for split in check.splits if split.lengths]
+    for name in check.card.optional_fields if read else ():
+        if not any(split.lengths[name].longest for split in read):
+            error = MetalmError(
+                f"the optional field {name} is empty in every row",
+                where=read[0].location,
+                why=f"it reads {check.card.fields[name]}",
+                remedy="correct the column in `fields` of the card, or remove the field",
+            )
+            read[0].problems.append(error)
+            read[0].wrong_rows += 1
 
 
 def _template_problems(card: Card) -> Iterator[MetalmError]:
@@ -177,25 +193,12 @@ def _check_split(
         check.answer_classes.add(example, examples.card)
         if example.label is not None:
             check.label_counts[option_name(example, examples.card)] += 1
-    for name in examples.card.optional_fields if any(lengths[ANSWER]) else ():
-        if not any(lengths[name]):
-            check.problems.append(_empty_field_error(name, examples))
-            check.wrong_rows += 1
     check.lengths = {name: FieldLengths.of(counts) for name, counts in lengths.items() if counts}
     if not check.lengths and not check.problems:
         remedy = "correct `row_filter` of the card"
         check.problems.append(MetalmError("the card excludes every row", where=examples.location, remedy=remedy))
         check.wrong_rows += 1
     return check
-
-
-def _empty_field_error(name: str, examples: Examples) -> MetalmError:
-    return MetalmError(
-        f"the optional field {name} is empty in every row",
-        where=examples.location,
-        why=f"it reads {examples.card.fields[name]}",
-        remedy="correct the column in `fields` of the card, or remove the field",
-    )
 
 
 def unseen_classes(split: SplitCheck, class_names: Iterable[str]) -> list[str]:

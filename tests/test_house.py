@@ -354,10 +354,6 @@ def normal(requirement: str) -> str:
 # -- README -----------------------------------------------------------------------------------------------------------
 
 
-FAILING_COMMANDS = ("metalm recipe check small train.stepz=100",)
-"""Commands in the README that show what an error looks like."""
-
-
 def readme_commands(program: str) -> list[str]:
     """Lines in shell blocks of the README that run ``program``; continuation lines are joined."""
     text = (HOUSE / "README.md").read_text(encoding="utf-8")
@@ -378,36 +374,6 @@ def test_readme_shows_the_two_commands_first() -> None:
     assert {target for command in make_commands for target in command if "=" not in target} <= targets
 
 
-@pytest.mark.parametrize("command", readme_commands("metalm"))
-def test_readme_commands_parse_and_their_recipes_hold(command: str) -> None:
-    import typer
-
-    from metalm_cli.cli.app import app
-    from metalm_cli.config import resolve, split_arguments
-    from metalm_cli.config.recipe_errors import RecipeError
-    from metalm_cli.config.schema.recipes import RECIPES
-
-    arguments = words(command)
-    context = typer.main.get_command(app).make_context("metalm", list(arguments))
-    group = context.command
-    while isinstance(group, typer.core.TyperGroup):
-        remaining_arguments = [*context._protected_args, *context.args]
-        assert remaining_arguments, f"{command} has no subcommand"
-        name, subcommand, subcommand_arguments = group.resolve_command(context, remaining_arguments)
-        assert subcommand is not None
-        context, group = subcommand.make_context(name, subcommand_arguments, parent=context), subcommand
-    recipe_arguments = context.params.get("arguments")
-    if recipe_arguments is None:
-        return
-    recipe, overrides = split_arguments(recipe_arguments)
-    if command in FAILING_COMMANDS:
-        with pytest.raises(RecipeError):
-            resolve("pretrain", recipe, overrides)
-    else:
-        training_command = arguments[0] if arguments[0] in RECIPES else None
-        resolve(training_command, recipe, overrides, {"model.checkpoint": context.params.get("model")})
-
-
 def test_readme_is_short() -> None:
     assert len((HOUSE / "README.md").read_text(encoding="utf-8").splitlines()) < 150
 
@@ -423,22 +389,6 @@ def test_the_walks_have_at_most_twelve_steps_through_files_that_exist() -> None:
 
 def test_readme_shows_commands() -> None:
     assert len(readme_commands("metalm")) >= 5
-
-
-def test_readme_python_uses_what_is_exported() -> None:
-    import metalm_cli
-
-    text = (HOUSE / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert blocks
-    for block in blocks:
-        names = {
-            node.attr
-            for node in ast.walk(ast.parse(block))
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "metalm"
-        }
-        assert names
-        assert names <= set(metalm_cli.__all__)
 
 
 # -- configuration that ships -----------------------------------------------------------------------------------------

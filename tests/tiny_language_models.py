@@ -19,7 +19,7 @@ from transformers import ViTImageProcessorPil
 from connector_reference import vectors_of_content
 from metalm_cli.inference import LanguageModel
 from metalm_cli.models.connectors import set_compression
-from metalm_cli.models.encoders import VisionEncoderIO
+from metalm_cli.models.images.encoder_io import VisionEncoderIO
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, Span, TextProcessor, TokenRules
 from model_families import make_decoder, make_encoder, make_metalm, noise_image
 from tiny_models import tokenizer_of

@@ -24,7 +24,7 @@ from tiny_language_models import tiny_language_model
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"family": "gpt2", "encoders": ("text",), "connector": {"kind": "mlp", "layers": 3}},
     "stack": {"family": "llama", "encoders": ("text", "vision"), "connector": {"kind": "stack", "factor": 4}},
-    "mean": {"family": "opt", "encoders": ("text", "vision"), "connector": {"kind": "mean", "factor": 4}},
+    "mean": {"family": "opt", "encoders": ("text", "vision"), "connector": {"kind": "mean", "factor": 4}, "layer": -2},
     "queries": {
         "family": "gemma2",
         "encoders": ("text", "vision"),
@@ -111,12 +111,15 @@ print(json.dumps(results))
 """
 
 
-def save(folder: Path, family: str, encoders: tuple[str, ...], keep_special: bool = False, **options: Any) -> Path:
+def save(
+    folder: Path, family: str, encoders: tuple[str, ...], keep_special: bool = False, layer: int = -1, **options: Any
+) -> Path:
     language_model = tiny_language_model(family, *encoders, tie_word_embeddings=False, **options)
     model = copy.deepcopy(language_model.model)
     model.config.tokens = language_model.decoder_tokenizer.rules.to_dict()
     model.config.docking = {
         name: {"kind": name, "max_length": 60 if name == "text" else None, "keep_special": keep_special}
+        | ({} if layer == -1 else {"layer": layer})
         for name in encoders
     }
     save_model(folder, model, language_model.decoder_tokenizer, language_model.processors)

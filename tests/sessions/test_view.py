@@ -208,7 +208,7 @@ def test_an_image_is_named_by_its_shape(byte_tokenizer):
     tokenise = SessionTokeniser(DecoderTokenizer(byte_tokenizer, TokenRules()), vision)
     session = Session([Docked("vision", Image.new("RGB", (8, 8))), Causal("dog", trained=True)])
     view = RowView(build_row([tokenise(session)]), byte_tokenizer, vision, plain=True)
-    assert "[vision 4: image 3 x 8 x 8]dog" in printed(view.text())
+    assert "[vision 4: image 8 x 8]dog" in printed(view.text())
     assert "vision 4/4" in printed(view.table())
 
 

@@ -36,6 +36,7 @@ REASONS = {
     "model.decoder.revision": "reads the hub: tests/common/test_models.py",
     "data.validation.sources.0.streaming": "does not change which documents are the first of a source",
     "model.encoders.text.adapter": "has one value of metalm for each encoder: tests/test_plugins_page.py",
+    "model.encoders.text.image_size": "needs an encoder of images: tests/models/test_image_encoders.py",
     "train.optimizer": "has a single value",
     "train.compile": "does not change results",
     "train.cache_encoders": "changes results by rounding: tests/training/test_cached_encoders.py",
@@ -97,6 +98,7 @@ ENCODER = {
     "dropout": ("0.0", "0.2"),
     "max_length": ("null", "32"),
     "keep_special": ("false", "true"),
+    "layer": ("-1", "-2"),
     **{f"connector.{key}": values for key, values in CONNECTOR.items()},
 }
 MODEL = {

@@ -203,6 +203,11 @@ def _missing_images(line: InputLine, input_file: InputFile) -> Iterator[str]:
             yield f"the image {path!s:.200} does not exist"
 
 
+def has_images(input_file: InputFile) -> bool:
+    """Whether a line names an image, as far as this is known without a model."""
+    return any(True for line in input_file.lines for _ in _named_images(line))
+
+
 def line_to_session(
     language_model: LanguageModel, line: InputLine, route: PromptRoute, input_file: InputFile
 ) -> Session:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import StoppingCriteriaList
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.inference.text_sessions import answer_delimiter, prompt_list, session_list, text_to_session
+from metalm_cli.inference.text_sessions import answer_delimiter, prompt_list, session_list, text_to_session, why_full
 from metalm_cli.inference.text_streaming import TokenStreamer, VisibleText, pieces_of
 from metalm_cli.models.capabilities import measure_left_padding
 from metalm_cli.models.decoders import plain_generation
@@ -273,8 +273,8 @@ class LanguageModel:
         if len(session) + required > limit:
             raise MetalmError(
                 f"{session.name or 'a session'} takes {len(session)} positions, the decoder has {limit}",
-                why="generation needs at least one more position" if required else "",
-                remedy="shorten the session, or use a model with more positions",
+                why=why_full(session, required),
+                remedy="shorten the session, or use a model with more positions or with fewer positions for a dock",
             )
         return limit - len(session)
 
@@ -301,7 +301,8 @@ class LanguageModel:
                     str(next(encoder.parameters()).dtype),
                     weights_sha256(encoder),
                     weights_sha256(connector),
-                    {"keep_special": bool(docking.get("keep_special"))},
+                    {"keep_special": False}
+                    | {key: docking[key] for key in ("keep_special", "layer") if key in docking},
                 )
             }
         return self._dock_origins[state]

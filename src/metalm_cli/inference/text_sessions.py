@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.sessions import Causal, Docked, Session, Span
+from metalm_cli.models.checkpoint_checks.config_files import load_config
+from metalm_cli.models.checkpoint_checks.loading_errors import model_errors
+from metalm_cli.models.checkpoint_io import find_config_folder
+from metalm_cli.sessions import Causal, Docked, Session, Span, TokenisedSession
 
 if TYPE_CHECKING:
     from metalm_cli.inference.language_model import LanguageModel
@@ -113,8 +116,35 @@ def image_encoder(language_model: LanguageModel) -> tuple[str, bool]:
         encoder = _first_encoder_of_kind(language_model, kind)
         if encoder is not None:
             return encoder, kind == "fused"
-    encoders = ", ".join(f"{name} ({encoder_io.kind})" for name, encoder_io in language_model.model.encoder_ios.items())
-    raise MetalmError(
+    raise no_image_encoder({name: each.kind for name, each in language_model.model.encoder_ios.items()})
+
+
+def check_reads_images(source: str, offline: bool = False) -> None:
+    """Check by its config alone that a model has an encoder of images.
+
+    Args:
+        source: The model, as :func:`metalm_cli.load` takes it.
+        offline: Do not access the network.
+
+    Raises:
+        MetalmError: It has none; or the model is not found, or its config is damaged.
+    """
+    folder = find_config_folder(source, offline=offline)
+    with model_errors(folder):
+        docking = getattr(load_config(folder, remote_code=False), "docking", None) or {}
+    kinds = {name: str(options.get("kind")) for name, options in docking.items()}
+    if not {"vision", "fused"} & set(kinds.values()):
+        raise no_image_encoder(kinds)
+
+
+def no_image_encoder(kinds: Mapping[str, str]) -> MetalmError:
+    """Return the error of a model without an encoder of images.
+
+    Args:
+        kinds: Kinds of its encoders, by name.
+    """
+    encoders = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+    return MetalmError(
         "the model has no encoder that reads images",
         why=f"its encoders: {encoders}" if encoders else "the model is a decoder without encoders",
         remedy="use a model with a vision encoder, or leave the image out",
@@ -167,6 +197,14 @@ def session_list(sessions: Iterable[Session]) -> list[Session]:
             remedy='write [metalm.Session([metalm.Causal("some text")])]',
         )
     return checked
+
+
+def why_full(session: TokenisedSession, required: int) -> str:
+    """Say how many positions of a session are docks, and that generation needs another one."""
+    docked = sum(dock.positions for _, dock in session.docks)
+    parts = [f"{len(session.docks)} docked, in {docked} positions"] if docked else []
+    parts += ["generation needs at least one more position"] if required else []
+    return "; ".join(parts)
 
 
 def check_chat_template(language_model: LanguageModel) -> str:

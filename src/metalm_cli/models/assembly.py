@@ -19,6 +19,8 @@ from metalm_cli.models.checkpoint_checks.loading_errors import model_errors
 from metalm_cli.models.checkpoint_io import find_model, find_model_folder, load_model
 from metalm_cli.models.families import DECODER_ONLY, ENCODER_ONLY, family_of_model, family_of_recipe, load_family
 from metalm_cli.models.families.base import ModelFamily
+from metalm_cli.models.families.decoder_only import check_image_positions
+from metalm_cli.models.images.used_weights import freeze_unused_weights
 from metalm_cli.models.lora.adapter_files import adapter_in
 from metalm_cli.models.lora.inject import LoraBase, LoraTargets, add_adapters, merge, safetensors_hash
 from metalm_cli.models.part_loader import PartLoader
@@ -151,6 +153,8 @@ def _check_length(assembly: Assembly, length: int) -> None:
             where="data.sequence_length",
             remedy=f"set it to {limit} or less, or use a model with more positions",
         )
+    for processor in assembly.processors.values():
+        check_image_positions(processor, length, "a row has data.sequence_length", "data.sequence_length")
 
 
 def build_metalm(
@@ -196,6 +200,7 @@ def build_metalm(
         _add_lora(assembly, model, model.lora, base, seed)
     check_rates_are_used(model, assembly.policy)
     apply_policy(assembly.parts(), assembly.policy)
+    freeze_unused_weights(assembly.model, assembly.processors)
     assembly.notes += assembly.family.notes(assembly)
     return assembly
 

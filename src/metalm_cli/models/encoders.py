@@ -12,15 +12,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from metalm_cli.common import registry
 from metalm_cli.common.hub import no_connections
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.checkpoint_checks.loading_errors import first_line, loading_errors
-from metalm_cli.sessions import ImageProcessor, Processor, TextProcessor
+from metalm_cli.models.checkpoint_checks.loading_errors import first_line
+from metalm_cli.sessions import Processor, TextProcessor
 from metalm_cli.sessions.compression import Grid
 from metalm_cli.sessions.decoder_tokenizer import tokens_without_embedding
 
@@ -28,6 +26,10 @@ UNLIMITED_LENGTH = 100_000
 """Lengths of at least this value in tokenizers and configs mean that there is no limit."""
 DEFAULT_MAX_LENGTH = 512
 """Maximum tokens of a docked text if neither the recipe nor the encoder sets a limit (the paper's value)."""
+FUSED = ("vilt", "flava", "bridgetower")
+"""Model types that read an image and a text together."""
+LAST_LAYER = -1
+"""The layer whose outputs are docked by default, after the encoder's final norm."""
 
 
 class EncoderIO(Protocol):
@@ -35,6 +37,8 @@ class EncoderIO(Protocol):
 
     kind: str
     """``text``, ``vision`` or ``fused``: saved with the model."""
+    layer: int
+    """Layer whose outputs are docked, counted from the last, -1; encoder IOs without it offer no choice of layers."""
 
     def load_class(self, config: Any) -> Any:
         """Return the Auto class whose models return ``last_hidden_state``."""
@@ -60,6 +64,7 @@ class TextEncoderIO:
     """Encoder IO of bidirectional text encoders: content tokens are docked."""
 
     kind = "text"
+    layer = LAST_LAYER
 
     def load_class(self, config: Any) -> Any:
         from transformers import AutoModel, AutoModelForTextEncoding
@@ -106,7 +111,47 @@ class TextEncoderIO:
         return min(limits) if limits else None
 
     def outputs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        return outputs_of_layer(model, inputs, self.layer)
+
+
+def outputs_of_layer(model: Any, inputs: dict[str, Any], layer: int) -> Tensor:
+    """Run an encoder and return the outputs of a layer.
+
+    Args:
+        model: The encoder.
+        inputs: Arguments of its forward pass.
+        layer: The layer, from the last, -1. Outputs of the last layer have the encoder's final norm, others have none
+            (``hidden_states[layer]`` of transformers).
+
+    Raises:
+        MetalmError: The encoder does not return the outputs of its layers.
+    """
+    if layer == LAST_LAYER:
         return model(**inputs).last_hidden_state
+    states = getattr(model(**inputs, output_hidden_states=True), "hidden_states", None)
+    if states is None:
+        raise MetalmError(
+            f"the outputs of layer {layer} of an encoder cannot be docked",
+            where="model.encoders.<name>.layer",
+            why=f"a {model.config.model_type} model returns its last outputs only",
+            remedy="leave layer out",
+        )
+    return states[layer]
+
+
+def check_layer(layer: int, config: Any, where: str) -> None:
+    """Check that an encoder has the layer whose outputs are docked, by its config.
+
+    Raises:
+        MetalmError: It has fewer layers.
+    """
+    layers = getattr(config, "num_hidden_layers", None)
+    if layers is not None and -layer > layers:
+        raise MetalmError(
+            f"the encoder has {layers} layers, the outputs of layer {layer} cannot be docked",
+            where=f"{where}.layer",
+            remedy=f"set it to -{layers} to -1; -1 is the last layer",
+        )
 
 
 def first_position(model: Any) -> int:
@@ -117,64 +162,16 @@ def first_position(model: Any) -> int:
     return 0
 
 
-class VisionEncoderIO:
-    """Encoder IO of vision transformers with one output per patch: patches are docked, class vectors are not."""
-
-    kind = "vision"
-
-    def load_class(self, config: Any) -> Any:
-        from transformers import AutoModel
-
-        return AutoModel
-
-    def width(self, config: Any) -> int:
-        return int(config.hidden_size)
-
-    def grid(self, config: Any) -> Grid:
-        """Return the rows and columns of the patches."""
-        size, patch = _pair(config.image_size), _pair(config.patch_size)
-        return size[0] // patch[0], size[1] // patch[1]
-
-    def processor(self, name: str, source: Any, model: Any, options: dict[str, Any]) -> ImageProcessor:
-        from transformers import AutoImageProcessor
-
-        processor = source
-        if isinstance(source, str | Path):
-            what = f"the image processor of encoder {name!r} cannot be loaded"
-            with loading_errors(what, str(source), "restore preprocessor_config.json as the encoder was saved with it"):
-                processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
-        shape = (model.config.num_channels, *_pair(model.config.image_size))
-        rows, columns = self.grid(model.config)
-        patches = rows * columns
-        first = self._first_patch(name, model, shape, patches)
-        positions = np.arange(0 if options.get("keep_special") else first, first + patches)
-        return ImageProcessor(name, processor, positions, shape)
-
-    def _first_patch(self, name: str, model: Any, shape: tuple[int, ...], patches: int) -> int:
-        parameter = next(model.parameters())
-        with torch.no_grad():
-            pixels = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
-            outputs = self.outputs(model, {"pixel_values": pixels})
-        if outputs.dim() != 3 or outputs.shape[1] < patches:
-            raise MetalmError(
-                f"the vision encoder {name!r} gives outputs of shape {tuple(outputs.shape)}, "
-                f"not one vector for each of {patches} patches",
-                remedy="use a vision transformer (ViT, DeiT, BEiT, DINOv2, CLIP's vision tower, ...)",
-            )
-        return outputs.shape[1] - patches
-
-    def outputs(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        return model(**inputs).last_hidden_state
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value[0], value[1]) if isinstance(value, list | tuple) else (value, value)
-
-
 def grid_of(encoder_io: EncoderIO, config: Any) -> Grid | None:
     """Return the rows and columns of the patches that an encoder gives last; None for other encoders."""
     grid = getattr(encoder_io, "grid", None)
     return None if grid is None else grid(config)
+
+
+def patches_of(encoder_io: EncoderIO, config: Any) -> Grid | None:
+    """Return the rows and columns of the patches of an encoder that reads images, wherever its outputs have them."""
+    patches = getattr(encoder_io, "patches", None)
+    return grid_of(encoder_io, config) if patches is None else patches(config)
 
 
 def in_slices(inputs: dict[str, Tensor], bound: int | None, grid: Grid | None) -> list[dict[str, Tensor]]:
@@ -183,7 +180,7 @@ def in_slices(inputs: dict[str, Tensor], bound: int | None, grid: Grid | None) -
     Args:
         inputs: Inputs of u contents, padded to one length.
         bound: Maximum positions of a slice, padding included; a single content may have more. None: no bound.
-        grid: Rows and columns of the patches of an image.
+        grid: Rows and columns of the patches of an image (:func:`patches_of`).
 
     Returns:
         Slices in order; one, if the number of positions is unknown.
@@ -199,19 +196,34 @@ def in_slices(inputs: dict[str, Tensor], bound: int | None, grid: Grid | None) -
     return [{key: tensor[a:b] for key, tensor in inputs.items()} for a, b in pairwise(bounds)]
 
 
-def encoder_io_for(config: Any, adapter: str | None = None) -> EncoderIO:
+def has_patches(config: Any) -> bool:
+    """Whether a config is that of a vision transformer."""
+    return hasattr(config, "patch_size") and hasattr(config, "num_channels")
+
+
+def encoder_io_for(config: Any, adapter: str | None = None, layer: int = LAST_LAYER) -> EncoderIO:
     """Return the encoder IO for a config.
 
     Args:
         config: Config of the encoder.
-        adapter: A registered encoder adapter; None: ``vision`` for a config with image patches, else ``text``.
+        adapter: A registered encoder adapter; None: ``fused`` for a type that reads images with texts, ``vision`` for
+            a config with image patches, else ``text``.
+        layer: Layer whose outputs are docked.
 
     Raises:
-        MetalmError: The adapter is unknown, or that of a plug-in cannot be imported.
+        MetalmError: The adapter is unknown, that of a plug-in cannot be imported, or it offers no choice of layers.
     """
-    reads_images = hasattr(config, "patch_size") and hasattr(config, "num_channels")
-    name = adapter or ("vision" if reads_images else "text")
-    return registry.encoder_adapters.load(name, where="docking (config.json of the model)")()
+    name = adapter or ("fused" if config.model_type in FUSED else "vision" if has_patches(config) else "text")
+    encoder_io = registry.encoder_adapters.load(name, where="docking (config.json of the model)")()
+    if layer != LAST_LAYER:
+        if not hasattr(encoder_io, "layer"):
+            raise MetalmError(
+                f"the encoder adapter {name} chooses the docked outputs itself",
+                where="model.encoders.<name>.layer",
+                remedy="leave layer out",
+            )
+        encoder_io.layer = layer
+    return encoder_io
 
 
 def without_pooler(model_class: Any) -> dict[str, bool]:

@@ -19,7 +19,15 @@ from metalm_cli.models.checkpoint_checks.config_files import reset_implementatio
 from metalm_cli.models.connectors import check_record, connected, make_connector
 from metalm_cli.models.decoders import full_logits, head_of, hidden_states, teacher_mode
 from metalm_cli.models.encoder_cache.cached_encoder import CachedEncoder
-from metalm_cli.models.encoders import EncoderIO, encoder_io_for, grid_of, in_slices, without_pooler
+from metalm_cli.models.encoders import (
+    LAST_LAYER,
+    EncoderIO,
+    encoder_io_for,
+    grid_of,
+    in_slices,
+    patches_of,
+    without_pooler,
+)
 from metalm_cli.models.loss import divergence, linear_cross_entropy, linear_divergence
 from metalm_cli.sessions import Batch, DockTable, PackedTokens, TeacherTokens
 from metalm_cli.sessions.compression import Compression
@@ -39,7 +47,8 @@ class MetaLMConfig(PreTrainedConfig):
         decoder_config: The decoder's config, as a dict with ``model_type``.
         encoder_configs: Each encoder's, by name.
         connectors: ``{"kind", ...}`` of each encoder's connector, with the settings of its kind.
-        docking: ``{"kind", "max_length", "keep_special"}`` of each encoder, and ``adapter`` if the recipe named one.
+        docking: ``{"kind", "max_length", "keep_special"}`` of each encoder, and ``adapter`` and ``layer`` if the recipe
+            named one.
         tokens: Token rules (:class:`metalm_cli.sessions.TokenRules`).
         training: ``{"train", "learning_rate"}`` of each part as last trained, inherited by runs that continue.
         encoder_tasks: Tasks that each encoder of a combined model was trained on: their sessions dock into it.
@@ -71,6 +80,10 @@ class MetaLMConfig(PreTrainedConfig):
     def adapter_of(self, name: str) -> str | None:
         """Return the name of the adapter of an encoder; None: by its config."""
         return self.docking.get(name, {}).get("adapter")
+
+    def layer_of(self, name: str) -> int:
+        """Return the layer of an encoder whose outputs are docked."""
+        return int(self.docking.get(name, {}).get("layer", LAST_LAYER))
 
     @staticmethod
     def part_config(config: dict[str, Any]) -> PreTrainedConfig:
@@ -154,7 +167,8 @@ class MetaLM(PreTrainedModel):
         self.compressions: dict[str, Compression | None] = {}
         self.cached_encoders: dict[str, CachedEncoder] = {}
         for name, encoder in encoders.items():
-            encoder_io = self.encoder_ios[name] = encoder_io_for(encoder.config, config.adapter_of(name))
+            encoder_io = encoder_io_for(encoder.config, config.adapter_of(name), config.layer_of(name))
+            self.encoder_ios[name] = encoder_io
             record, where = config.connectors[name], f"connectors.{name} (config.json of the model)"
             self.compressions[name] = check_record(record, target, grid_of(encoder_io, encoder.config), where)
             self.connectors[name] = make_connector(record, encoder_io.width(encoder.config), target)
@@ -220,7 +234,7 @@ class MetaLM(PreTrainedModel):
         trains = any(parameter.requires_grad for parameter in encoder.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
             bound = self.pass_positions(table.rows.device)
-            slices = in_slices(table.inputs, bound, grid_of(self.encoder_ios[name], encoder.config))
+            slices = in_slices(table.inputs, bound, patches_of(self.encoder_ios[name], encoder.config))
             each = [self.encoder_ios[name].outputs(encoder, inputs) for inputs in slices]
             return (each[0] if len(each) == 1 else torch.cat(each))[table.rows, table.columns]
 

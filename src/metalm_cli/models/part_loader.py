@@ -18,7 +18,10 @@ from metalm_cli.models.checkpoint_checks.config_fields import check_config_field
 from metalm_cli.models.checkpoint_checks.config_files import load_config, reset_implementations
 from metalm_cli.models.checkpoint_checks.finite_weights import check_finite
 from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
-from metalm_cli.models.encoders import encoder_io_for, load_tokenizer, without_pooler
+from metalm_cli.models.encoders import check_layer, encoder_io_for, load_tokenizer, without_pooler
+from metalm_cli.models.images.image_processors import default_image_processor
+from metalm_cli.models.images.resolution import check_image_size, fit_resolution
+from metalm_cli.models.images.towers import tower_config, tower_note
 from metalm_cli.models.tokenizer_training import train_tokenizer
 
 DROPOUT_MARKS = ("dropout", "pdrop")
@@ -124,7 +127,9 @@ class PartLoader:
         where = f"model.encoders.{name}"
         folder = self.folder(part, where)
         config, source = self.encoder_config(part, folder, where, decoder_tokenizer)
-        auto = encoder_io_for(config, part.adapter).load_class(config)
+        check_layer(part.layer, config, where)
+        encoder_io = encoder_io_for(config, part.adapter, part.layer)
+        auto = encoder_io.load_class(config)
         if not self._has_model_class(auto, config):
             raise MetalmError(
                 f"a {config.model_type} model has no encoder that can be docked",
@@ -133,27 +138,41 @@ class PartLoader:
             )
         known = type(config) in auto._model_mapping
         extra = without_pooler(auto._model_mapping[type(config)]) if known else {}
-        return self.build(auto, config, folder, where, extra), source
+        check_image_size(encoder_io, config, part.image_size, where)
+        encoder = self.build(auto, config, folder, where, extra)
+        if not hasattr(encoder_io, "image_size"):
+            return encoder, source
+        fitted = fit_resolution(
+            encoder, encoder_io, folder, part.image_size, lambda each: self.build(auto, each, None, where, extra), where
+        )
+        self.notes += fitted.notes
+        if encoder_io.kind != "fused":
+            return fitted.encoder, fitted.processor
+        tokenizer = self._own_tokenizer(part, folder, where, decoder_tokenizer)
+        return fitted.encoder, (tokenizer, fitted.processor)
 
     def encoder_config(
         self, part: EncoderConfig, folder: Path | None, where: str, decoder_tokenizer: Any
     ) -> tuple[Any, Any]:
         """Load an encoder's config, and its tokenizer or the folder that holds its image processor."""
         config = self.config(part, folder, where, None)
-        if encoder_io_for(config, part.adapter).kind != "text":
-            return config, folder if folder is not None else self._default_image_processor(config)
-        if part.tokenizer == "same":
-            tokenizer = decoder_tokenizer
-        else:
-            tokenizer = self.tokenizer(part.tokenizer, folder, where, "encoder")
+        encoder_io = encoder_io_for(config, part.adapter)
+        if encoder_io.kind != "text":
+            reads_size = folder is not None or hasattr(encoder_io, "image_size")
+            return config, folder if reads_size else default_image_processor(*_pair(config.image_size))
+        if part.adapter is None and hasattr(config, "num_channels") and not hasattr(config, "vocab_size"):
+            raise MetalmError(
+                f"a {config.model_type} model reads images, but gives no vectors of patches",
+                where=where,
+                remedy="set a vision transformer (ViT, DeiT, BEiT, DINOv2, CLIP, SigLIP, ...)",
+            )
+        tokenizer = self._own_tokenizer(part, folder, where, decoder_tokenizer)
         return self.config(part, folder, where, tokenizer), tokenizer
 
-    def _default_image_processor(self, config: Any) -> Any:
-        from transformers import ViTImageProcessorPil
-
-        size = config.image_size
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        return ViTImageProcessorPil(size={"height": height, "width": width})
+    def _own_tokenizer(self, part: EncoderConfig, folder: Path | None, where: str, decoder_tokenizer: Any) -> Any:
+        if part.tokenizer == "same":
+            return decoder_tokenizer
+        return self.tokenizer(part.tokenizer, folder, where, "encoder")
 
     def folder(self, part: DecoderConfig | EncoderConfig | Seq2SeqConfig, where: str) -> Path | None:
         """Find the folder of a part's checkpoint; None for a part that is built from a config."""
@@ -205,9 +224,19 @@ class PartLoader:
                 fields = {**_tokenizer_fields(tokenizer), **fields}
             with _config_errors(where):
                 config = reset_implementations(AutoConfig.for_model(kind, **fields))
+        if isinstance(part, EncoderConfig):
+            config = self._tower(config, part.adapter, where)
         if part.dropout is not None:
             set_dropout(config, part.dropout)
         return config
+
+    def _tower(self, config: Any, adapter: str | None, where: str) -> Any:
+        """Return the config of the docked tower of a two-tower checkpoint, and note which it is."""
+        tower = tower_config(config, adapter, where)
+        if tower is not config:
+            note = tower_note(config, tower, where)
+            self.notes += [note] if note not in self.notes else []
+        return tower
 
     def _checkpoint_config(self, folder: Path, where: str) -> Any:
         remedy = "use a folder with config.json and safetensors weights"
@@ -276,6 +305,10 @@ def _config_errors(where: str) -> AbstractContextManager[None]:
     """Return a context manager for building a config or a model, whose failures depend on the family."""
     remedy = "set a model_type that transformers knows, and valid fields of its config"
     return loading_errors("a model cannot be built from the config", f"{where}.config", remedy)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size[0], size[1]) if isinstance(size, list | tuple) else (size, size)
 
 
 def _tokenizer_fields(tokenizer: Any) -> dict[str, int]:

@@ -4,7 +4,14 @@ from metalm_cli.sessions.batch import DECODER, Batch, DockTable, PackedTokens, T
 from metalm_cli.sessions.decoder_tokenizer import DecoderTokenizer, TokenisedDocument, TokenRules
 from metalm_cli.sessions.packing import ROOT, Row, build_row, can_attend, pack
 from metalm_cli.sessions.pairs import DECODER_ROWS, ENCODER, PairFormat, PairTokenizer, RowFormat, row_format_of
-from metalm_cli.sessions.processors import DockInput, ImageProcessor, Processor, TextProcessor, UnreadableContentError
+from metalm_cli.sessions.processors import (
+    DockInput,
+    FusedProcessor,
+    ImageProcessor,
+    Processor,
+    TextProcessor,
+    UnreadableContentError,
+)
 from metalm_cli.sessions.session_tokenizer import DOCKED_ID, SessionTokeniser, TokenisedSession
 from metalm_cli.sessions.spans import Causal, Docked, Session, Span
 from metalm_cli.sessions.teacher import TaughtRows
@@ -21,6 +28,7 @@ __all__ = [
     "DockInput",
     "DockTable",
     "Docked",
+    "FusedProcessor",
     "ImageProcessor",
     "PackedTokens",
     "PairFormat",

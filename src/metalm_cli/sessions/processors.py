@@ -7,7 +7,7 @@ be pickled and needs no model, so that data loader processes can use it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -235,3 +235,48 @@ class ImageProcessor:
 
     def save_pretrained(self, folder: str | Path) -> None:
         self.processor.save_pretrained(folder)
+
+
+class FusedProcessor:
+    """Processor of an encoder that reads an image and a text together: patches are docked, then content tokens.
+
+    Args:
+        encoder: Name of the encoder.
+        text: Processor of the text.
+        image: Processor of the image.
+        image_outputs: Number of the encoder's outputs for an image, which come before those of the text.
+    """
+
+    compression: Compression | None = None
+
+    def __init__(self, encoder: str, text: TextProcessor, image: ImageProcessor, image_outputs: int) -> None:
+        self.encoder, self.text, self.image, self.image_outputs = encoder, text, image, image_outputs
+
+    def prepare(self, content: Any) -> DockInput:
+        if not isinstance(content, Mapping) or "image" not in content or content.keys() - {"image", "text"}:
+            raise MetalmError(
+                f"the encoder {self.encoder!r} reads an image and a text together, got {type(content).__name__}",
+                remedy='dock {"image": "photo.jpg", "text": "What is this?"}; the text may be left out',
+            )
+        image, text = self.image.prepare(content["image"]), content.get("text", "")
+        if not isinstance(text, str) or text.strip():
+            return self._joined(image, self.text.prepare(text))
+        ids = np.array(self.text.encode("").ids, dtype=np.int64)
+        docked = np.arange(len(ids) if self.text.keep_special else 0)
+        return self._joined(image, DockInput(self.encoder, {"input_ids": ids}, docked, b"", {"text": len(ids)}))
+
+    def _joined(self, image: DockInput, text: DockInput) -> DockInput:
+        arrays = {**text.arrays, **image.arrays}
+        positions = np.concatenate([image.output_positions, self.image_outputs + text.output_positions])
+        key = digest(self.encoder, *arrays.values())
+        return dock_input(self.encoder, arrays, positions, key, {**text.cost, **image.cost}, self.compression)
+
+    def collate(self, inputs: Sequence[DockInput]) -> dict[str, np.ndarray]:
+        return {**self.text.collate(inputs), **self.image.collate(inputs)}
+
+    def dummy(self) -> DockInput:
+        return self._joined(self.image.dummy(), self.text.dummy())
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        self.text.save_pretrained(folder)
+        self.image.save_pretrained(folder)

@@ -89,6 +89,13 @@ def _dock_texts(dock: DockInput, processor: Processor) -> list[str]:
     return [*groups, *[""] * dock.positions][: dock.positions]
 
 
+def _image_label(dock: DockInput) -> str:
+    """Name the size of a docked image, and the number of encoder outputs if it is not that of positions."""
+    pixels = dock.arrays.get("pixel_values")
+    size = "" if pixels is None else f" {pixels.shape[-2]} x {pixels.shape[-1]}"
+    return f"image{size}" + (f", {len(dock.output_positions)} outputs" if dock.compressed is not None else "")
+
+
 class ColourMarks:
     """Renderer that marks kinds of positions by colours."""
 
@@ -206,8 +213,7 @@ class RowView:
         content = escape_controls("".join(position.text for position in run)).replace("\n", " ")
         space, content = " " * content.startswith(" "), content.strip(" ")
         if not content and self.row.docks:
-            shape = next(iter(self.row.docks[number][1].arrays.values())).shape
-            content = f"image {' x '.join(map(str, shape))}"
+            content = _image_label(self.row.docks[number][1])
         return Text(space).append_text(self.marks.docked(f"{encoder} {len(run)}", content, self.dock_styles[encoder]))
 
     def _causal(self, run: list[Position]) -> Text:

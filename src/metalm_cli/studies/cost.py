@@ -187,10 +187,11 @@ def _docked_shares(recipe: Any, name: str, configs: Configs, stage: Stage, lengt
 
 def _outputs_of_dock(recipe: Any, config: Any) -> tuple[int, tuple[int, int] | None]:
     """Encoder outputs of a dock, and the grid of an image: a mean span of the objective, or what the encoder reads."""
-    patch = getattr(config, "patch_size", None)
-    if patch is not None:
-        side = int(config.image_size) // int(patch)
-        return side * side, (side, side)
+    from metalm_cli.models.encoders import encoder_io_for, grid_of
+
+    grid = grid_of(encoder_io_for(config), config)
+    if grid is not None:
+        return grid[0] * grid[1], grid
     spans = getattr(getattr(recipe, "objective", None), "span_length", None)
     if spans is not None:
         return max(1, round(sum(spans) / len(spans))), None
@@ -210,11 +211,23 @@ def _configs(model: Any, configs_by_run: dict[str, Configs]) -> Configs | None:
         config = _config(name, part, configs_by_run, vocabulary)
         if config is None:
             return None
+        if name.startswith("encoders."):
+            config = _docked_config(part, config, f"model.{name}")
         configs[name] = config
         if decoder is not None and name != "decoder":
             options = part.connector or model.connector
             configs[name.replace("encoders.", "connectors.")] = {"kind": options.kind, **options.settings}
     return configs
+
+
+def _docked_config(part: Any, config: Any, where: str) -> Any:
+    """Config of what is docked: the tower of a two-tower checkpoint, with the size of images that the recipe sets."""
+    from metalm_cli.models.images.towers import tower_config
+
+    tower = tower_config(config, part.adapter, where)
+    if part.image_size is not None:
+        tower.image_size = part.image_size
+    return tower
 
 
 def _new_vocabulary(part: Any) -> int | None:

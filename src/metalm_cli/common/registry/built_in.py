@@ -61,7 +61,11 @@ METRICS: dict[str, tuple[str, str]] = {
 
 ENCODER_ADAPTERS: dict[str, tuple[str, str]] = {
     "text": ("metalm_cli.models.encoders:TextEncoderIO", "text encoders: content tokens are docked"),
-    "vision": ("metalm_cli.models.encoders:VisionEncoderIO", "vision transformers: patches are docked"),
+    "vision": ("metalm_cli.models.images.encoder_io:VisionEncoderIO", "vision transformers: patches are docked"),
+    "fused": (
+        "metalm_cli.models.images.fused_io:FusedEncoderIO",
+        "encoders of an image with a text (ViLT, ...)",
+    ),
 }
 
 DATA_SOURCES: dict[str, tuple[str, str]] = {

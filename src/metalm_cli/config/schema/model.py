@@ -151,7 +151,11 @@ class EncoderConfig(Section):
     companions: ClassVar[dict[str, tuple[str, ...]]] = {"checkpoint": ("revision",), "config": ("tokenizer",)}
     renamed: ClassVar[dict[str, str]] = {"train": "trains"}
 
-    checkpoint: str | None = Field(default=None, description="Name or folder of a text or vision encoder.")
+    checkpoint: str | None = Field(
+        default=None,
+        description="Name or folder of a text or vision encoder. Of a checkpoint with two towers (CLIP, SigLIP) "
+        "the vision tower is docked, or with adapter: text the text tower.",
+    )
     config: dict[str, Any] | None = Field(
         default=None, description="Hugging Face config with model_type, to initialise the encoder from scratch."
     )
@@ -181,7 +185,21 @@ class EncoderConfig(Section):
         "positions, at most 512.",
     )
     keep_special: bool = Field(
-        default=False, description="Also dock the outputs of the encoder's special tokens (such as [CLS] and [SEP])."
+        default=False,
+        description="Also dock the outputs of the encoder's special tokens (such as [CLS] and [SEP]), or the class "
+        "vectors and registers of a vision transformer.",
+    )
+    layer: int = Field(
+        default=-1,
+        le=-1,
+        description="Layer whose outputs are docked, counted from the last, -1. Outputs of other layers are those "
+        "before the encoder's final norm; -2 is the choice of LLaVA.",
+    )
+    image_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Height and width of the images that a vision encoder reads, in pixels; its position embeddings "
+        "are interpolated. Default: the size that its image processor gives.",
     )
     dropout: float | None = Field(
         default=None,

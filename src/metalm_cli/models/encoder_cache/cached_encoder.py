@@ -162,6 +162,7 @@ def _dependencies(
         ),
         "attention": str(getattr(encoder.config, "_attn_implementation", None)),
         "outputs": f"{type(encoder_io).__module__}.{type(encoder_io).__qualname__}",
+        "layer": getattr(encoder_io, "layer", None),
         "autocast": str(autocast),
         "compiled": compiled,
         "device": cpu if device.type == "cpu" else {"name": torch.cuda.get_device_name(device)},

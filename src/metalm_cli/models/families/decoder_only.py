@@ -15,12 +15,12 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.models.capabilities import measure_bidirectionality
 from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
 from metalm_cli.models.connectors import check_connector, check_record, root_mean_square, set_compression
-from metalm_cli.models.encoders import encoder_io_for, grid_of
+from metalm_cli.models.encoders import LAST_LAYER, encoder_io_for, grid_of
 from metalm_cli.models.families.base import ModelParts
 from metalm_cli.models.families.token_rules import generation_end_ids, token_rules
-from metalm_cli.models.metalm import MetaLM, MetaLMConfig
+from metalm_cli.models.metalm import MetaLM, MetaLMConfig, positions_of_decoder
 from metalm_cli.models.part_loader import PartLoader
-from metalm_cli.sessions import DECODER, DecoderTokenizer, Processor, TextProcessor, TokenRules
+from metalm_cli.sessions import DECODER, DecoderTokenizer, ImageProcessor, Processor, TextProcessor, TokenRules
 from metalm_cli.sessions.end_tokens import EndToken, end_token_ids
 
 PROCESSORS_FOLDER = "processors"
@@ -75,8 +75,48 @@ class DecoderOnly:
             processor.save_pretrained(folder / PROCESSORS_FOLDER / name)
 
     def notes(self, built: Any) -> list[str]:
+        images = [f"images docked into {name}: {layout}" for name, layout in image_layouts(built).items()]
         compressions = {name: each for name, each in built.model.compressions.items() if each is not None}
-        return [*(f"docks of {name}: {each}" for name, each in compressions.items()), *built.model.traits.notes()]
+        docks = [f"docks of {name}: {each}" for name, each in compressions.items()]
+        return [*images, *docks, *built.model.traits.notes()]
+
+
+def image_layouts(built: Any) -> dict[str, str]:
+    """Describe the image docks of a model, by encoder name: pixels, patches and decoder positions of an image."""
+    layouts = {}
+    for name, processor in built.processors.items():
+        if isinstance(processor, ImageProcessor):
+            height, width = processor.shape[-2:]
+            rows, columns = grid_of(built.model.encoder_ios[name], built.model.encoders[name].config) or (0, 0)
+            patches = f", {rows} x {columns} patches" if rows else ""
+            positions = processor.dummy().positions
+            layouts[name] = f"{height} x {width} pixels{patches}, {positions} positions"
+    return layouts
+
+
+def check_image_positions(processor: Processor, limit: int | None, what: str, where: str) -> None:
+    """Check that a row can hold an image and one more token.
+
+    Args:
+        processor: Processor of an encoder; one of texts is not checked.
+        limit: Positions of a row; None: any number.
+        what: What has the limit, for messages.
+        where: Key of the limit or of the encoder.
+
+    Raises:
+        MetalmError: An image takes more positions.
+    """
+    if limit is None or not isinstance(processor, ImageProcessor):
+        return
+    positions = processor.dummy().positions
+    if positions >= limit:
+        raise MetalmError(
+            f"an image takes {positions} positions, {what} {limit}",
+            where=where,
+            why="a token must follow the image",
+            remedy=f"set a connector with fewer positions (model.encoders.{processor.encoder}.connector: "
+            "{kind: stack, factor: 4}, or queries), or a smaller image_size",
+        )
 
 
 def build_metalm_parts(model: ModelConfig, loader: PartLoader, seed: int) -> ModelParts:
@@ -92,12 +132,13 @@ def build_metalm_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Mod
     encoders, processors, connectors, docking = {}, {}, {}, {}
     for name, options in model.encoders.items():
         encoder, source = loader.encoder(name, options, tokenizer)
-        encoder_io = encoder_io_for(encoder.config, options.adapter)
+        encoder_io = encoder_io_for(encoder.config, options.adapter, options.layer)
         docking[name] = {
             "kind": encoder_io.kind,
             "keep_special": options.keep_special,
             "max_length": options.max_length,
             **({} if options.adapter is None else {"adapter": options.adapter}),
+            **({} if options.layer == LAST_LAYER else {"layer": options.layer}),
         }
         with loading_errors("the encoder cannot be used", f"model.encoders.{name}", "use another checkpoint or config"):
             processor = processors[name] = encoder_io.processor(name, source, encoder, docking[name])
@@ -109,6 +150,8 @@ def build_metalm_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Mod
         where = f"model.encoders.{name}.connector" if options.connector else "model.connector"
         width, grid = decoder.get_input_embeddings().embedding_dim, grid_of(encoder_io, encoder.config)
         set_compression(processor, check_record(record, width, grid, where), where)
+        limit = positions_of_decoder(decoder.config)
+        check_image_positions(processor, limit, "the decoder reads", f"model.encoders.{name}")
         encoders[name] = encoder
     config = MetaLMConfig(
         decoder_config=decoder.config.to_dict(),
@@ -238,7 +281,7 @@ def random_inputs(processor: Processor, encoder: Any, generator: torch.Generator
             inputs[key] = torch.randn((4, *array.shape[1:]), generator=generator)
             continue
         length = max(array.shape[1], min(32, getattr(processor, "max_length", 1)))
-        vocabulary_size = encoder.get_input_embeddings().num_embeddings
+        vocabulary_size = getattr(encoder, "text_model", encoder).get_input_embeddings().num_embeddings
         mask = "mask" in key
         inputs[key] = (
             torch.ones(4, length, dtype=torch.long)

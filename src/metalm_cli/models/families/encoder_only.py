@@ -13,8 +13,9 @@ from metalm_cli.config.schema.model import EncoderConfig, ModelConfig
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.attention import dense_mask
 from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
-from metalm_cli.models.encoders import TextEncoderIO, encoder_io_for, first_position
+from metalm_cli.models.encoders import LAST_LAYER, TextEncoderIO, encoder_io_for, first_position
 from metalm_cli.models.families.base import ModelParts
+from metalm_cli.models.images.resolution import check_image_size
 from metalm_cli.models.part_loader import PartLoader
 from metalm_cli.sessions import ROOT, PackedTokens, TextProcessor
 from metalm_cli.sessions.end_tokens import EndToken
@@ -91,6 +92,13 @@ def load_encoder_for_pretraining(
             f"a {config.model_type} model has no head for {kind}",
             where=where,
             remedy="use electra or metalm-encoder for rtd, any masked language model for mlm",
+        )
+    check_image_size(encoder_io_for(config, part.adapter), config, part.image_size, where)
+    if part.layer != LAST_LAYER:
+        raise MetalmError(
+            f"the outputs of layer {part.layer} are chosen, but {kind} trains an encoder alone",
+            where=f"{where}.layer",
+            remedy="leave layer out: it chooses what a decoder reads",
         )
     model = loader.build(auto_class, config, folder, where, {}, new_head=True)
     options = {"max_length": part.max_length, "keep_special": part.keep_special}

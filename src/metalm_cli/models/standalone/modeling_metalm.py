@@ -225,14 +225,13 @@ class MetaLM(PreTrainedModel, GenerationMixin):
         """Compute the decoder's vectors of a content, ``[p, d]``; arguments as :meth:`prepare`."""
         processor = (processors or {}).get(name)
         if processor is None or name not in self.encoders:
-            raise ValueError(
-                f"got no processor of {name!r}, or no such encoder: the model has {', '.join(self.encoders)}"
-            )
+            raise ValueError(f"got no processor of {name!r}, or the model has no such encoder: {[*self.encoders]}")
         encoder, docking, grid = self.encoders[name], self.config.docking[name], None
+        layer = docking.get("layer", -1)
         if docking["kind"] == "vision":
             grid = grid_of(encoder.config)
             pixels = processor(images=content.convert("RGB"), return_tensors="pt")["pixel_values"]
-            outputs = encoder(pixel_values=pixels.to(self.device, self.dtype)).last_hidden_state[0]
+            outputs = run(encoder, layer, pixel_values=pixels.to(self.device, self.dtype))
             docked = torch.arange(len(outputs)) >= len(outputs) - grid[0] * grid[1]  # patches are the last outputs
         else:
             encoding = encode(processor, content, add_special_tokens=True)
@@ -241,19 +240,22 @@ class MetaLM(PreTrainedModel, GenerationMixin):
             if not docked.any() or len(encoding.ids) > limit:
                 why = f"more than {limit} tokens" if docked.any() else "no tokens"
                 raise ValueError(f"a text for the encoder {name!r} has {why}: {content[:40]!r}")
-            outputs = encoder(input_ids=torch.tensor([encoding.ids], device=self.device)).last_hidden_state[0]
+            outputs = run(encoder, layer, input_ids=torch.tensor([encoding.ids], device=self.device))
         if not docking.get("keep_special"):
             outputs = outputs[docked.to(outputs.device)]
         layout = () if self.config.connectors[name]["kind"] in ("linear", "mlp") else (grid,)
         return self.connectors[name](outputs[None], *layout)[0].to(self.get_input_embeddings().weight.dtype)
 
 
+def run(encoder: Any, layer: int, **inputs: Tensor) -> Tensor:
+    """Return the outputs of a layer of an encoder for a content, ``[l, w]``."""
+    results = encoder(**inputs, output_hidden_states=layer != -1)
+    return (results.last_hidden_state if layer == -1 else results.hidden_states[layer])[0]
+
+
 def pad(rows: list[Tensor], side: str, value: int = 0) -> Tensor:
     """Stack tensors of different lengths, with padding on a side."""
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
-
-
-# -- tokens of the decoder --------------------------------------------------------------------------------------------
 
 
 def encode(tokenizer: Any, text: str, *, add_special_tokens: bool) -> Any:
@@ -302,9 +304,6 @@ class DecoderText:
             if first is not None and encoding.token_to_chars(first)[0] >= 1:
                 return list(encoding.ids[first:])
         return self._ids(text)
-
-
-# -- connectors -------------------------------------------------------------------------------------------------------
 
 
 def make_connector(record: Mapping[str, Any], width: int, target: int) -> nn.Module:

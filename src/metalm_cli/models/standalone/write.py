@@ -21,6 +21,9 @@ AUTO_MAP = {"AutoConfig": "modeling_metalm.MetaLMConfig", "AutoModelForCausalLM"
 CONNECTORS = ("linear", "mlp", "stack", "mean", "queries")
 """Connectors that the modelling file has."""
 
+FLAT_PATCHES = ("siglip2_vision_model",)
+"""Encoders that read patches in place of images."""
+
 
 def check_standalone(folder: Path) -> None:
     """Check that the modelling file can compute a model.
@@ -49,6 +52,13 @@ def check_standalone(folder: Path) -> None:
             raise _plugin_part(f"the connector {kind}", folder, remedy)
         if adapter not in (None, "text", "vision"):
             raise _plugin_part(f"the encoder adapter {adapter}", folder, remedy)
+        if config["docking"][name]["kind"] not in ("text", "vision") or encoder_config["model_type"] in FLAT_PATCHES:
+            raise MetalmError(
+                f"the modelling file does not read images as the encoder {name!r} does",
+                where=str(folder),
+                why=f"it is of type {encoder_config['model_type']}",
+                remedy=remedy,
+            )
 
 
 def _plugin_part(what: str, folder: Path, remedy: str) -> MetalmError:

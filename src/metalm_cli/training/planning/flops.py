@@ -13,9 +13,11 @@ from typing import Any
 from torch import nn
 
 from metalm_cli.models.compressing_connectors import connector_flops
+from metalm_cli.models.encoders import patches_of
 from metalm_cli.models.metalm import MetaLM
 from metalm_cli.models.trainable import matrix_weights, transformer_layers
 from metalm_cli.sessions import Batch
+from metalm_cli.sessions.compression import Grid
 
 
 def stack_flops(
@@ -58,7 +60,7 @@ def batch_flops(model: MetaLM, batch: Batch) -> float:
     for name, docks in batch.docks.items():
         encoder, connector = model.encoders[name], model.connectors[name]
         width = model.encoder_ios[name].width(encoder.config)
-        num_inputs, length = _shape(docks.inputs, encoder)
+        num_inputs, length = _shape(docks.inputs, patches_of(model.encoder_ios[name], encoder.config))
         encoder_is_trained = is_trained(encoder)
         total += stack_flops(encoder, width, num_inputs * length, length, causal=False, input_needs_gradient=False)
         vectors = len(docks.rows) if docks.groups is None else len(docks.groups.rows)
@@ -79,13 +81,10 @@ def batch_flops(model: MetaLM, batch: Batch) -> float:
     return total + 2.0 * head.numel() * len(stream.targets) * (2 + int(head.requires_grad))
 
 
-def _shape(inputs: dict[str, Any], encoder: Any) -> tuple[int, int]:
-    if "input_ids" in inputs:
-        num_inputs, length = inputs["input_ids"].shape
-        return num_inputs, length
-    size, patch = encoder.config.image_size, encoder.config.patch_size
-    side = size if isinstance(size, int) else size[0]
-    return inputs["pixel_values"].shape[0], (side // (patch if isinstance(patch, int) else patch[0])) ** 2
+def _shape(inputs: dict[str, Any], grid: Grid | None) -> tuple[int, int]:
+    """Return the number of contents, and the positions of each: tokens and patches."""
+    tokens = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+    return len(next(iter(inputs.values()))), tokens + (0 if grid is None else grid[0] * grid[1])
 
 
 def is_trained(module: nn.Module) -> bool:

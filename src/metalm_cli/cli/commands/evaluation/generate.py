@@ -227,11 +227,13 @@ def _answer(
 ) -> None:
     """Generate the answer to one text, streamed to standard output."""
     from metalm_cli.inference.generation import stream_answer
-    from metalm_cli.inference.text_sessions import text_encoder, text_to_session
+    from metalm_cli.inference.text_sessions import check_reads_images, text_encoder, text_to_session
     from metalm_cli.sessions.images import read_image
 
     decoding = _decoding_options(flags)
     loaded_image = None if image is None else read_image(image)
+    if image is not None:
+        check_reads_images(source, offline)
     language_model = _load(source, flags, offline)
     session = text_to_session(language_model, text, loaded_image, prompt_route, "the text")
     if text and prompt_route.place == "docked" and text_encoder(language_model, prompt_route.encoder) is None:
@@ -298,13 +300,15 @@ def _answer_lines(
     try:
         with signals:
             silence_libraries(offline)
-            from metalm_cli.inference.generate_file import generate_file, read_input_file
-            from metalm_cli.inference.text_sessions import PromptRoute
+            from metalm_cli.inference.generate_file import generate_file, has_images, read_input_file
+            from metalm_cli.inference.text_sessions import PromptRoute, check_reads_images
             from metalm_cli.models.checkpoint_io import find_model_folder
 
             decoding = _decoding_options(flags)
             find_model_folder(model, offline=offline, weights=False)
             requests = read_input_file(source)
+            if has_images(requests):
+                check_reads_images(model, offline)
             language_model = _load(model, flags, offline)
             count = len(requests.lines)
             with _progress(count) as progress:

@@ -6,6 +6,7 @@ import pytest
 
 from metalm_cli.common.slug import slug
 from metalm_cli.tasks import CLUSTERS, Cards, leak_reason, read_clusters
+from metalm_cli.tasks.registry import ALL_CLUSTERS
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,15 @@ def leak_reasons(cards: Cards, *held_out: str) -> dict[str, str]:
 
 
 def test_all_clusters_are_there() -> None:
-    assert tuple(read_clusters().clusters) == CLUSTERS
+    assert tuple(read_clusters().clusters) == ALL_CLUSTERS
+
+
+def test_tasks_about_the_same_photographs_leak_into_each_other(cards: Cards) -> None:
+    assert set(leak_reasons(cards, "vqav2")) == {"vqav2", "okvqa", "gqa", "coco_captions"}
+    assert leak_reasons(cards, "coco_captions")["vqav2"] == "both are coco_images"
+    reasons = leak_reasons(cards, "snli_ve")
+    assert set(reasons) == {"snli", "snli_ve", "e_snli_ve", "flickr30k", "flickr8k"}
+    assert reasons["snli"] == "shares data with snli_ve"
 
 
 def test_a_cluster_and_its_partner(cards: Cards) -> None:

@@ -38,7 +38,11 @@ def test_groups() -> None:
     assert "stsb" not in paraphrase
     assert {card.name for card in cards.select(["paraphrase"], all_cards=True)} == paraphrase | {"stsb"}
     assert all(card.world is not None for card in cards.select(["world"]))
-    assert {card.name for card in cards.select(["all"])} == set(cards.names)
+    vision = {card.name for card in cards.select(["vision"])}
+    assert {"easy_vqa", "vqav2", "world_captions"} <= vision
+    assert {card.name for card in cards.select(["all"])} == set(cards.names) - vision
+    assert {card.name for card in cards.select(["visual_qa"])} == {"vqav2", "okvqa"}
+    assert not vision & {card.name for card in cards.select(["core", "non_core", "world"])}
     assert [card.name for card in cards.select(["rte", "rte", "sst2"])] == ["rte", "sst2"]
 
 

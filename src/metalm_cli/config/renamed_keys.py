@@ -56,6 +56,8 @@ def with_current_recipe_keys(values: dict[str, Any]) -> dict[str, Any]:
 def fingerprint_json(section: Section, exclude: Collection[str] = ()) -> str:
     """Serialise a section as JSON with the keys and values of their first version, so that renaming keeps fingerprints.
 
+    Keys that a section names in ``keys_without_effect`` are left out.
+
     Args:
         section: The section to fingerprint.
         exclude: Current names of keys to leave out.
@@ -65,6 +67,7 @@ def fingerprint_json(section: Section, exclude: Collection[str] = ()) -> str:
 
 def _with_first_keys(value: Any, exclude: Collection[str] = ()) -> Any:
     if isinstance(value, Section):
+        exclude = {*exclude, *getattr(value, "keys_without_effect", ())}
         first_keys = {current: key for key, current in value.renamed.items()}
         first_values = {name: {new: old for old, new in pairs.items()} for name, pairs in value.renamed_values.items()}
         return {

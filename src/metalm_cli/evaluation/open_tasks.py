@@ -79,7 +79,7 @@ class EvaluatedTask:
             if (
                 candidate is not None
                 and not (same_split and candidate.row == example.row)
-                and candidate.fields != example.fields
+                and candidate.inputs != example.inputs
             ):
                 demonstrations.append(candidate)
                 if len(demonstrations) == count:

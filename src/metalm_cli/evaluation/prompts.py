@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 from metalm_cli.data.examples.prompt_builder import PromptBuilder, PromptRenderer
 from metalm_cli.data.examples.truncation import LengthLimits
+from metalm_cli.data.sources.image_check import MAX_NAMED
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.open_tasks import EvaluatedTask
 from metalm_cli.evaluation.settings import EvaluationSettings
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring.question_rows import join_sessions
-from metalm_cli.sessions import Session, TextProcessor, TokenisedSession
+from metalm_cli.sessions import Session, TextProcessor, TokenisedSession, UnreadableImageError
+from metalm_cli.sessions.images import OUTSIDE
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import PromptStyle, Template
 from metalm_cli.templates.template import ANSWER_EXPRESSION
@@ -105,9 +107,9 @@ def build_prompts(
         builders.setdefault(
             answer_length.reserved, PromptBuilder(task.card, template, style, delimiter, limits, renderer)
         )
-    demonstration_sessions: dict[tuple[int, ...], TokenisedSession] = {}
-    shared_prefix: TokenisedSession | None
+    tokenised = _TokenisedPrompts(language_model, style, settings.draw_per_example)
     prompts: list[EncodedPrompt] = []
+    unreadable: list[str] = []
     too_long: list[tuple[Example, PromptBuilder]] = []
     cut = skipped = 0
     for example, reference, answer_length in zip(task.examples, references, lengths, strict=True):
@@ -123,21 +125,53 @@ def build_prompts(
         if demonstrations and not builder.limits.fits(session):
             too_long.append((example, builder))
             continue
-        if demonstrations and style.layout == "docks":
-            own_session = builder.session(example, with_answer=False)
-            key = tuple(demonstration.row for demonstration in demonstrations)
-            demonstration_spans = list(session)[: len(session) - len(own_session)]
-            if key not in demonstration_sessions:
-                demonstration_sessions[key] = language_model.tokenise(Session(demonstration_spans, session.name))
-            prefix = language_model.tokenise(own_session, is_continuation=True)
-            shared_prefix = None if settings.draw_per_example else demonstration_sessions[key]
-            prefix = join_sessions(demonstration_sessions[key], prefix) if settings.draw_per_example else prefix
-        else:
-            shared_prefix, prefix = None, language_model.tokenise(session)
+        try:
+            prefix, shared_prefix = tokenised(session, example, demonstrations, builder)
+        except UnreadableImageError as error:
+            if error.reason == OUTSIDE:
+                raise
+            unreadable.append(f"{error.where} ({error.reason})")
+            continue
         text = builder.prompt(example).input
         prompts.append(EncodedPrompt(example, reference, prefix, shared_prefix, answer_length.limit, text, is_open))
-    note = _demonstrations_note(task, too_long, shots, length, settings, any_fits=bool(prompts))
-    return PromptSet(tuple(prompts), cut, skipped + len(too_long), note)
+    notes = [
+        _demonstrations_note(task, too_long, shots, length, settings, any_fits=bool(prompts)),
+        _images_note(task, unreadable),
+    ]
+    note = "; ".join(filter(None, notes))
+    return PromptSet(tuple(prompts), cut, skipped + len(too_long) + len(unreadable), note)
+
+
+class _TokenisedPrompts:
+    """Tokenises the sessions of prompts; demonstrations that several prompts share are tokenised once."""
+
+    def __init__(self, language_model: LanguageModel, style: PromptStyle, draw_per_example: bool) -> None:
+        self.tokenise, self.style, self.draw_per_example = language_model.tokenise, style, draw_per_example
+        self._demonstrations: dict[tuple[int, ...], TokenisedSession] = {}
+
+    def __call__(
+        self, session: Session, example: Example, demonstrations: Sequence[Example], builder: PromptBuilder
+    ) -> tuple[TokenisedSession, TokenisedSession | None]:
+        """Return the session of a prompt, and that of the demonstrations before it if it is shared."""
+        if not demonstrations or self.style.layout != "docks":
+            return self.tokenise(session), None
+        own_session = builder.session(example, with_answer=False)
+        key = tuple(demonstration.row for demonstration in demonstrations)
+        if key not in self._demonstrations:
+            spans = list(session)[: len(session) - len(own_session)]
+            self._demonstrations[key] = self.tokenise(Session(spans, session.name))
+        prefix = self.tokenise(own_session, is_continuation=True)
+        if self.draw_per_example:
+            return join_sessions(self._demonstrations[key], prefix), None
+        return prefix, self._demonstrations[key]
+
+
+def _images_note(task: EvaluatedTask, unreadable: Sequence[str]) -> str:
+    """Describe the examples with images that cannot be read; an empty text if there are none."""
+    if not unreadable:
+        return ""
+    names = "; ".join(unreadable[:MAX_NAMED]) + ("; …" if len(unreadable) > MAX_NAMED else "")
+    return f"images of {len(unreadable)} of {len(task.examples)} examples cannot be read, which are not scored: {names}"
 
 
 def style_of_task(language_model: LanguageModel, card: Card, template: Template, style: PromptStyle) -> PromptStyle:
@@ -156,7 +190,8 @@ def style_of_task(language_model: LanguageModel, card: Card, template: Template,
         MetalmError: The model does not have the encoder of the style, or nothing chooses one of its encoders.
     """
     encoders = list(language_model.processors)
-    named = {part.encoder for part in template.input_parts if style.route == "encoder" or part.route == "encoder"}
+    docked = [part for part in template.input_parts if part.text and "encoder" in (style.route, part.route)]
+    named = {part.encoder for part in docked}
     if not encoders or not named or style.route == "decoder":
         return style
     if style.encoder is not None:

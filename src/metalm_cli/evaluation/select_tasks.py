@@ -12,8 +12,8 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.suites import Suite, SuiteSelection, select_suite_tasks
 from metalm_cli.runs.folder import RunFolder
 from metalm_cli.runs.resume_check import read_recipe
-from metalm_cli.tasks import CLUSTERS, Card, Cards
-from metalm_cli.tasks.registry import GROUP_NAMES, card_files, card_name, is_path
+from metalm_cli.tasks import Card, Cards
+from metalm_cli.tasks.registry import ALL_CLUSTERS, GROUP_NAMES, card_files, card_name, is_path
 
 LEVELS_BELOW_RUN = 3
 """Levels of folders below a run in which a model is: ``checkpoints/step-100/model``."""
@@ -91,11 +91,11 @@ def select_cards(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], al
             "no tasks are selected",
             remedy="select tasks (--task rte), clusters (--cluster nli), or a suite (--suite core)",
         )
-    unknown = [name for name in clusters if name not in (*CLUSTERS, *GROUP_NAMES)]
+    unknown = [name for name in clusters if name not in (*ALL_CLUSTERS, *GROUP_NAMES)]
     if unknown:
         raise MetalmError(
             f"no cluster is named {unknown[0]}",
-            why=f"clusters: {', '.join(CLUSTERS)}; groups: {', '.join(GROUP_NAMES)}",
+            why=f"clusters: {', '.join(ALL_CLUSTERS)}; groups: {', '.join(GROUP_NAMES)}",
             remedy="choose one of these"
             + (f"; {unknown[0]} is a task: --task {unknown[0]}" if unknown[0] in cards.paths else ""),
         )

@@ -2,6 +2,7 @@
 
 from metalm_cli.sessions.batch import DECODER, Batch, DockTable, PackedTokens, TeacherTokens, collate
 from metalm_cli.sessions.decoder_tokenizer import DecoderTokenizer, TokenisedDocument, TokenRules
+from metalm_cli.sessions.images import ImageSource, UnreadableImageError, check_image
 from metalm_cli.sessions.packing import ROOT, Row, build_row, can_attend, pack
 from metalm_cli.sessions.pairs import DECODER_ROWS, ENCODER, PairFormat, PairTokenizer, RowFormat, row_format_of
 from metalm_cli.sessions.processors import (
@@ -30,6 +31,7 @@ __all__ = [
     "Docked",
     "FusedProcessor",
     "ImageProcessor",
+    "ImageSource",
     "PackedTokens",
     "PairFormat",
     "PairTokenizer",
@@ -46,8 +48,10 @@ __all__ = [
     "TokenisedDocument",
     "TokenisedSession",
     "UnreadableContentError",
+    "UnreadableImageError",
     "build_row",
     "can_attend",
+    "check_image",
     "collate",
     "pack",
     "row_format_of",

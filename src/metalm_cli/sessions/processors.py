@@ -17,7 +17,7 @@ import numpy as np
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions.compression import Compression
 from metalm_cli.sessions.decoder_tokenizer import backend_without_truncation
-from metalm_cli.sessions.images import read_image
+from metalm_cli.sessions.images import content_kind, read_image
 
 MAX_CACHED_TEXTS = 64
 """Texts whose encodings a text processor caches: length checks encode a text before it is docked."""
@@ -160,7 +160,7 @@ class TextProcessor:
     def prepare(self, content: str) -> DockInput:
         if not isinstance(content, str):
             raise MetalmError(
-                f"the encoder {self.encoder!r} reads text, got {type(content).__name__}",
+                f"the encoder {self.encoder!r} reads text, got {content_kind(content)}",
                 remedy="dock a string, or name an encoder that reads this content",
             )
         encoding = self.encode(content)

@@ -10,6 +10,7 @@ import numpy as np
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions.decoder_tokenizer import DecoderTokenizer
 from metalm_cli.sessions.docks import DockOrigin, Docks, EncodedDock
+from metalm_cli.sessions.images import UnreadableImageError, content_kind
 from metalm_cli.sessions.processors import DockInput, Processor
 from metalm_cli.sessions.spans import Causal, Docked, Session
 
@@ -131,7 +132,7 @@ class SessionTokeniser:
                 if not isinstance(span.content, str):
                     model = "an encoder–decoder" if self.tokenizer.reads_pairs else "a model without encoders"
                     raise MetalmError(
-                        f"{name} docks {type(span.content).__name__} content into {model}",
+                        f"{name} docks {content_kind(span.content)} content into {model}",
                         where=f"span {number} of {len(session)}: Docked({span.encoder!r}, …)",
                         why="it can only read text in place of a dock",
                         remedy="use a MetaLM that has the encoder " + repr(span.encoder),
@@ -167,5 +168,8 @@ class SessionTokeniser:
                     raise MetalmError("encoded docks are read by loaded models only", remedy="dock the content")
                 return span.content.dock_input(self.dock_origin(span.encoder))
             return processor.prepare(span.content)
+        except UnreadableImageError as error:
+            error.what = f"{name}: {error.what}"
+            raise
         except MetalmError as error:
             raise MetalmError(f"{name}: {error.what}", where=error.where, why=error.why, remedy=error.remedy) from error

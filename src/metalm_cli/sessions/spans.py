@@ -33,7 +33,8 @@ class Docked:
 
     Args:
         encoder: Name of the encoder in the model (``text``, ``vision``, ...).
-        content: Text, an image (path or PIL image), or a dict of both for a fused encoder.
+        content: Text, an image (path, PIL image or :class:`~metalm_cli.sessions.ImageSource`), or a dict of both
+            (``image``, ``text``) for a fused encoder.
     """
 
     encoder: str

@@ -26,13 +26,21 @@ CLUSTERS = (
     "struct_to_text",
     "summarization",
 )
-"""Ids of the paper's ten clusters; published, so they must not change."""
+"""Ids of the paper's ten clusters of texts; published, so they must not change."""
+
+VISION_CLUSTERS = ("captioning", "visual_qa", "visual_reasoning", "visual_entailment")
+"""Ids of the clusters of tasks with images; published, so they must not change."""
 
 COMPLETE_PROMPTS = Path(__file__).parent / "complete_prompts.yaml"
 """Template file of rows that hold complete inputs and targets."""
+PROMPTS_WITH_IMAGES = Path(__file__).parent / "prompts_with_images.yaml"
+"""Template file of such rows with images, which the marks in their texts stand for."""
 DEFAULT_VALIDATION_SHARE = 0.05
 
 SPLIT_PATTERN = re.compile(r"(?P<name>[A-Za-z0-9_][\w.-]*)(\[(?P<first>-?\d+)?:(?P<last>-?\d+)?\])?\Z")
+
+RESERVED_NAMES = {"answer", "options", "choices", "rationale", "fields", "task", "demonstrations"}
+"""Names of templates that no field may have."""
 
 Expression = Annotated[str, Field(min_length=1)]
 """A Jinja expression over the columns of a row."""
@@ -247,8 +255,18 @@ class Card(Section):
     )
     optional_fields: list[str] = Field(
         default=[],
-        description="Fields that may be empty: a missing, null or blank value is an empty text. Templates write "
-        "{% if field %}.",
+        description="Fields that may be empty: a missing, null or blank value is an empty text, or no image. "
+        "Templates write {% if field %}.",
+    )
+    images: dict[str, Expression] = Field(
+        default={},
+        description="Image fields available to templates, each an expression for an image (a path, bytes, or bytes and "
+        "path as in the Image feature of datasets) or a list of images.",
+    )
+    image_folder: str | None = Field(
+        default=None,
+        description="Folder that the paths of images start at and do not leave; a relative one starts at the folder "
+        "of the data. Default: the folder of the data.",
     )
     answer: AnswerSpec = Field(description="How to obtain the answer from a row.")
     long_inputs: LongInputs | None = Field(
@@ -266,7 +284,9 @@ class Card(Section):
     licence: str = Field(description="Licence of the data, or unknown.")
     citation: str = Field(description="Reference to cite.")
 
-    _fields = field_validator("fields")(lambda value: {key: _check_expression(source) for key, source in value.items()})
+    _fields = field_validator("fields", "images")(
+        lambda value: {key: _check_expression(source) for key, source in value.items()}
+    )
     _row_filter = field_validator("row_filter")(lambda value: None if value is None else _check_expression(value))
     _splits = field_validator("splits")(_check_splits)
 
@@ -274,13 +294,7 @@ class Card(Section):
     def _is_consistent(self) -> Card:
         if self.hub is None and self.world is None and self.file is None:
             raise InconsistentValues("expected one of hub, file and world, got none", remedy="set one of them")
-        reserved = {"answer", "options", "choices", "rationale", "fields", "task", "demonstrations"} & set(self.fields)
-        if reserved:
-            raise InconsistentValues(f"reserved field name: {', '.join(sorted(reserved))}", key="fields")
-        if unknown := [name for name in self.optional_fields if name not in self.fields]:
-            raise InconsistentValues(
-                f"got {unknown[0]}, expected fields of the card: {', '.join(self.fields)}", key="optional_fields"
-            )
+        self._check_field_names()
         if self.long_inputs is not None and self.long_inputs.field not in self.fields:
             known = ", ".join(self.fields)
             raise InconsistentValues(f"got {self.long_inputs.field}, expected one of {known}", key="long_inputs.field")
@@ -292,6 +306,19 @@ class Card(Section):
         if self.demonstrations not in self.splits and self.usage == "train_and_eval":
             raise InconsistentValues(f"got {self.demonstrations}, expected a role of splits", key="demonstrations")
         return self
+
+    def _check_field_names(self) -> None:
+        names = [*self.fields, *self.images]
+        if reserved := RESERVED_NAMES & set(names):
+            raise InconsistentValues(f"reserved field name: {', '.join(sorted(reserved))}", key="fields")
+        if repeated := sorted(set(self.fields) & set(self.images)):
+            raise InconsistentValues(f"{repeated[0]} is both a text and an image", key="images")
+        if unknown := [name for name in self.optional_fields if name not in names]:
+            raise InconsistentValues(
+                f"got {unknown[0]}, expected fields of the card: {', '.join(names)}", key="optional_fields"
+            )
+        if self.image_folder is not None and not self.images:
+            raise InconsistentValues("got a folder of images, but the card has no images", key="image_folder")
 
     @property
     def data_name(self) -> str:
@@ -306,7 +333,7 @@ class Card(Section):
     @property
     def is_verbatim(self) -> bool:
         """Whether rows hold complete inputs and targets, whose texts are used exactly as they are."""
-        return self.templates == str(COMPLETE_PROMPTS)
+        return self.templates in (str(COMPLETE_PROMPTS), str(PROMPTS_WITH_IMAGES))
 
     @property
     def shares_validation(self) -> bool:
@@ -316,14 +343,20 @@ class Card(Section):
     @property
     def keys_without_effect(self) -> set[str]:
         """Keys that fingerprints leave out, because the card does not use them."""
-        keys = {"validation_share": self.shares_validation, "optional_fields": bool(self.optional_fields)}
+        keys = {
+            "validation_share": self.shares_validation,
+            "optional_fields": bool(self.optional_fields),
+            "images": bool(self.images),
+            "image_folder": self.image_folder is not None,
+        }
         return {key for key, has_effect in keys.items() if not has_effect}
 
     @property
     def columns(self) -> set[str]:
         """Columns that the card's expressions read."""
         answer = (self.answer.label, self.answer.options, self.answer.index, self.answer.text, self.answer.rationale)
-        sources = [*self.fields.values(), *(source for source in (self.row_filter, *answer) if source is not None)]
+        fields = (*self.fields.values(), *self.images.values())
+        sources = [*fields, *(source for source in (self.row_filter, *answer) if source is not None)]
         return set().union(*map(names_in, sources))
 
     @property

@@ -11,6 +11,7 @@ from jinja2 import TemplateError, UndefinedError
 
 from metalm_cli.common.unicode_text import is_blank, well_formed
 from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.sessions import ImageSource
 from metalm_cli.tasks.card import Card
 from metalm_cli.tasks.expressions import compile_expression
 
@@ -29,6 +30,7 @@ class Example:
         rationale: The reasoning that leads to the answer, or empty.
         raw: The row's columns.
         language: Language code of the texts.
+        images: Images of each image field, by name; mostly one.
     """
 
     task: str
@@ -40,6 +42,12 @@ class Example:
     rationale: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     language: str = "en"
+    images: Mapping[str, tuple[ImageSource, ...]] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> Mapping[str, str | tuple[ImageSource, ...]]:
+        """All fields, of texts and of images: examples of equal inputs are the same question."""
+        return {**self.fields, **self.images} if self.images else self.fields
 
 
 LocateRow = Callable[[], str]
@@ -54,13 +62,15 @@ class ExampleMaker:
     Args:
         card: The card.
         label_ids: Whether integers in the label column are class ids even where they spell class names.
+        image_root: Folder that the paths of images start at; None: the rows hold their images.
     """
 
-    def __init__(self, card: Card, label_ids: bool = False) -> None:
-        self.card, self.label_ids = card, label_ids
+    def __init__(self, card: Card, label_ids: bool = False, image_root: str | None = None) -> None:
+        self.card, self.label_ids, self.image_root = card, label_ids, image_root
         self._verbalizers = card.verbalizers
         self._has_class_ids = label_ids or not any(name.lstrip("-").isdecimal() for name in card.answer.class_names)
         self._fields = {name: compile_expression(source) for name, source in card.fields.items()}
+        self._images = {name: compile_expression(source) for name, source in card.images.items()}
         answer = card.answer
         self._row_filter, self._label, self._options, self._index, self._text, self._rationale = (
             None if source is None else compile_expression(source)
@@ -68,7 +78,7 @@ class ExampleMaker:
         )
 
     def __reduce__(self) -> Any:
-        return ExampleMaker, (self.card, self.label_ids)
+        return ExampleMaker, (self.card, self.label_ids, self.image_root)
 
     def __call__(self, row: Any, index: int, where: LocateRow) -> Example | None:
         """Convert a row to an example.
@@ -94,7 +104,38 @@ class ExampleMaker:
             rationale = self._string(
                 self._evaluate(self._rationale, row, "answer.rationale", where), "answer.rationale", where
             )
-        return Example(self.card.data_name, index, fields, answers, options, label, rationale, row, self.card.language)
+        language = self.card.language
+        images = self.images(row, where) if self._images else {}
+        return Example(self.card.data_name, index, fields, answers, options, label, rationale, row, language, images)
+
+    def images(self, row: Any, where: LocateRow) -> dict[str, tuple[ImageSource, ...]]:
+        """Return the images of a row by field; no file is opened.
+
+        Raises:
+            MetalmError: A column is missing, or holds no image.
+        """
+        return {name: self._image(name, expression, row, where) for name, expression in self._images.items()}
+
+    def _image(
+        self, name: str, expression: Callable[[Any], Any], row: Any, where: LocateRow
+    ) -> tuple[ImageSource, ...]:
+        key, is_optional = f"images.{name}", name in self.card.optional_fields
+        try:
+            value = expression(row)
+        except UndefinedError:
+            value = None if is_optional else self._evaluate(expression, row, key, where)
+        except TemplateError:
+            value = self._evaluate(expression, row, key, where)
+        if is_optional and value in (None, "", []):
+            return ()
+        values = value if isinstance(value, list | tuple) else [value]
+        try:
+            sources = tuple(ImageSource.of(item, self.image_root) for item in values)
+        except ValueError as error:
+            raise self._row_error(where, f"{key}: {error}") from error
+        if not sources:
+            raise self._row_error(where, f"{key}: got an empty list, expected at least one image")
+        return sources
 
     def includes(self, row: Any, where: LocateRow) -> bool:
         """Whether the card's ``row_filter`` includes a row; True for every row of a card without a filter.

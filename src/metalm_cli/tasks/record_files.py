@@ -7,6 +7,7 @@ import io
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from metalm_cli.common.jsonl_files import file_format_remedy, is_json_array, par
 from metalm_cli.common.paths import check_regular
 from metalm_cli.config.locate import display
 from metalm_cli.errors import MetalmError
-from metalm_cli.tasks.card import COMPLETE_PROMPTS, Card
+from metalm_cli.tasks.card import COMPLETE_PROMPTS, PROMPTS_WITH_IMAGES, Card
 from metalm_cli.tasks.natural_instructions import task_name
-from metalm_cli.tasks.record_formats import FORMAT_COLUMNS, RecordFormat, format_of
+from metalm_cli.tasks.record_formats import FORMAT_COLUMNS, RecordFormat, format_of, image_column_of
 
 MAX_FIRST_LINE = 1 << 24
 """Bytes of the first line of a JSON file that are read to tell records from a Natural Instructions task."""
@@ -64,6 +65,14 @@ def record_card(record_format: RecordFormat, name: str, source: str, splits: dic
         splits: Splits of the card.
         **place: ``file`` or ``hub`` of the card.
     """
+    images: dict[str, Any] = {}
+    if record_format.images:  # no text is truncated: a mark of an image could be lost
+        images = {
+            "images": {"image": record_format.images},
+            "optional_fields": ["image"],
+            "templates": str(PROMPTS_WITH_IMAGES),
+            "long_inputs": None,
+        }
     return Card.model_validate(
         {
             "name": name,
@@ -78,6 +87,7 @@ def record_card(record_format: RecordFormat, name: str, source: str, splits: dic
             "templates": str(COMPLETE_PROMPTS),
             "licence": "unknown",
             "citation": "unknown",
+            **images,
             **place,
         }
     )
@@ -104,6 +114,8 @@ def format_of_records(records: Iterable[tuple[str, Any]], source: str) -> Record
                 raise _unknown_format_error(where, raw, record)
             if not record_format.may_have_turns:
                 break
+        if record_format.messages and not record_format.images and (images := image_column_of(record)):
+            record_format = replace(record_format, images=images)
         problem = record_format.problem_of(record)
         several_turns += bool(problem)
         first_problem = first_problem if first_problem[0] or not problem else (where, problem)

@@ -9,6 +9,10 @@ from typing import Any
 CHAT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
 """Other names of the roles ``system``, ``user`` and ``assistant``, as ShareGPT files have them."""
 ANSWERING_ROLES = ["assistant", *(name for name, role in CHAT_ROLES.items() if role == "assistant")]
+IMAGE_MARK = "<image>"
+"""Text of a conversation that stands for the next image."""
+IMAGE_COLUMNS = ("image", "images")
+"""Columns of the images of conversations."""
 _SYSTEM = 'system ~ "\\n\\n" if system is defined and system is string and system | trim else ""'
 _ALPACA_INPUT = '"\\n\\n" ~ input if input is defined and input is string and input | trim else ""'
 
@@ -27,6 +31,7 @@ class RecordFormat:
         role: Key of a message's role.
         content: Key of a message's text.
         metric: Metric of the answers; instructions mostly ask for texts of any wording.
+        images: Column of a record's image or images, which :data:`IMAGE_MARK` in the texts stands for; empty: none.
     """
 
     name: str
@@ -38,6 +43,7 @@ class RecordFormat:
     role: str = ""
     content: str = ""
     metric: str = "exact_match"
+    images: str = ""
 
     @property
     def may_have_turns(self) -> bool:
@@ -70,7 +76,23 @@ class RecordFormat:
         turns = roles.count("user"), roles.count("assistant")
         if turns != (1, 1):
             return f"it has {turns[0]} messages of the user and {turns[1]} of the assistant"
-        return "" if roles[-2:] == ["user", "assistant"] else f"its roles are {', '.join(roles)}"
+        if roles[-2:] != ["user", "assistant"]:
+            return f"its roles are {', '.join(roles)}"
+        return self._image_problem_of(record, messages)
+
+    def _image_problem_of(self, record: Mapping[str, Any], messages: Any) -> str:
+        images = record.get(image_column_of(record))
+        count = len(images) if isinstance(images, Sequence) and not isinstance(images, str) else int(bool(images))
+        marks = sum(message[self.content].count(IMAGE_MARK) for message in messages)
+        has_images = bool(self.images) or count > 0
+        return f"it has {count} images and {marks} marks {IMAGE_MARK}" if has_images and marks != count else ""
+
+
+def image_column_of(record: Any) -> str:
+    """Return the column of a record's images (LLaVA: ``image``, chat messages: ``images``), or an empty text."""
+    if not isinstance(record, Mapping):
+        return ""
+    return next((column for column in IMAGE_COLUMNS if record.get(column)), "")
 
 
 def is_conversation(messages: Any, role: str, content: str) -> bool:

@@ -14,14 +14,16 @@ from metalm_cli.config.locate import display
 from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.config.yaml_records import read_record
 from metalm_cli.errors import MetalmError
-from metalm_cli.tasks.card import CLUSTERS, Card
+from metalm_cli.tasks.card import CLUSTERS, VISION_CLUSTERS, Card
 from metalm_cli.tasks.derived_card import DerivedCard
 from metalm_cli.tasks.natural_instructions import INPUT_TARGET_SUFFIXES, natural_instructions_card, task_name
 from metalm_cli.tasks.record_files import has_records, record_file_card
 
 SHIPPED_FOLDER = Path(__file__).parent
-GROUP_NAMES = ("core", "non_core", "world", "lexical", "all")
-"""Names of groups of cards, which select tasks like cluster and task names do."""
+GROUP_NAMES = ("core", "non_core", "world", "lexical", "vision", "all")
+"""Names of groups of cards, which select tasks like cluster and task names do; ``all`` are all tasks without images."""
+ALL_CLUSTERS = (*CLUSTERS, *VISION_CLUSTERS)
+"""Ids of the shipped clusters, in their order."""
 LEXICAL_TAG = "lexical"
 """Tag of the generated tasks about the meanings of words, which are a group of their own."""
 CARD_SUFFIXES = (".yaml", ".yml")
@@ -139,7 +141,7 @@ class Cards:
         self._record_cards = {card.name: card for card in (record_cards or {}).values()}
         self._names_of_records = {str(Path(place)): card.name for place, card in (record_cards or {}).items()}
         self._derived: dict[str, DerivedCard] = {}
-        for cluster in CLUSTERS:
+        for cluster in ALL_CLUSTERS:
             self.paths.update({path.stem: path for path in sorted((SHIPPED_FOLDER / cluster).glob("*.yaml"))})
         for place, name in self._names_of_records.items():
             self._add(name, Path(place))
@@ -203,7 +205,7 @@ class Cards:
                 raise MetalmError(f"the group {name} is now {current}", remedy=f"write {current}")
             raise MetalmError(
                 f"no task is named {name}",
-                remedy=did_you_mean(name, [*self.paths, *CLUSTERS])
+                remedy=did_you_mean(name, [*self.paths, *ALL_CLUSTERS])
                 or "metalm tasks list lists all tasks; --cards DIR (in a recipe: data.cards) adds your own cards",
             )
         return read_card(self.paths[name])
@@ -217,7 +219,7 @@ class Cards:
 
         Args:
             names: Names of tasks; ``core`` (the paper's), ``non_core`` (other real tasks), ``world``, ``lexical``,
-                ``all``; or names of clusters, which select their core cards.
+                ``vision`` (all with images), ``all`` (all others); or names of clusters, which select their core cards.
             all_cards: Clusters also select cards that are not core.
 
         Raises:
@@ -225,7 +227,7 @@ class Cards:
         """
         selected: dict[str, Card] = {}
         for name in names:
-            if name in GROUP_NAMES or (name in CLUSTERS and name not in self.paths):
+            if name in GROUP_NAMES or (name in ALL_CLUSTERS and name not in self.paths):
                 selected.update({card.name: card for card in self.all() if _in_group(card, name, all_cards)})
             else:
                 selected[name] = self[name]
@@ -233,7 +235,9 @@ class Cards:
 
 
 def group_of(card: Card) -> str:
-    """Return the group of a card, besides ``all``: core, world, lexical or non_core."""
+    """Return the group of a card, besides ``all``: vision, core, world, lexical or non_core."""
+    if card.images:
+        return "vision"
     if card.core:
         return "core"
     if card.world is None:
@@ -242,6 +246,6 @@ def group_of(card: Card) -> str:
 
 
 def _in_group(card: Card, group: str, all_cards: bool) -> bool:
-    if group == "all" or group == group_of(card):
+    if group == group_of(card) or (group == "all" and not card.images):
         return True
     return card.cluster == group and (card.core or (all_cards and card.world is None))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args
 from jinja2 import TemplateError
 
 from metalm_cli.errors import EmptyRenderingError, MetalmError
-from metalm_cli.sessions import Causal, Docked, Session
+from metalm_cli.sessions import Causal, Docked, ImageSource, Session
 from metalm_cli.tasks import Example
 from metalm_cli.tasks.expressions import ROW_NAME, compile_text
-from metalm_cli.templates.template import ANSWER_EXPRESSION, CHOICES_SEPARATOR, Template
+from metalm_cli.templates.template import ANSWER_EXPRESSION, CHOICES_SEPARATOR, InputPart, Template
 
 RENDER_VERSION = 2
 """Version of the rendering, part of cache keys; increased when the same template and example give another text."""
@@ -75,10 +75,29 @@ def is_style_value(name: str, value: object) -> bool:
 
 @dataclass(frozen=True)
 class PromptPart:
-    """A part of a prompt's input; ``encoder`` is empty if the decoder reads it."""
+    """A part of a prompt's input.
+
+    Args:
+        text: The text; empty for an image.
+        encoder: Encoder that reads the part; empty: the decoder does.
+        image: The image of the part. With a text, both are one dock.
+    """
 
     text: str
     encoder: str = "text"
+    image: ImageSource | None = None
+
+    @property
+    def label(self) -> str:
+        """The part as a text, with the name of its image."""
+        return self.text if self.image is None else f"[image {self.image}]\n{self.text}".rstrip()
+
+    @property
+    def content(self) -> Any:
+        """What the encoder reads: a text, an image, or a mapping of both."""
+        if self.image is None:
+            return self.text
+        return {"image": self.image, "text": self.text} if self.text else self.image
 
 
 @dataclass(frozen=True)
@@ -97,8 +116,13 @@ class Prompt:
 
     @property
     def input(self) -> str:
-        """The input as one text."""
-        return "\n".join(piece.text for piece in self.parts)
+        """The input as one text, with the names of its images."""
+        return "\n".join(piece.label for piece in self.parts)
+
+    @property
+    def text(self) -> str:
+        """The texts of the input."""
+        return "\n".join(piece.text for piece in self.parts if piece.text)
 
 
 @lru_cache(maxsize=4096)
@@ -161,7 +185,7 @@ def render(example: Example, template: Template, style: PromptStyle = PromptStyl
         ) from error
     if style.rationale and example.rationale and template.target == ANSWER_EXPRESSION:
         target = f"{example.rationale}\n{CONCLUSION_PREFIX} {target}"
-    parts = tuple(PromptPart(text, _encoder_of(part, style)) for part, text in texts if text)
+    parts = tuple(piece for part, text in texts for piece in _pieces(part, text, example, style, name))
     if not parts or not target:
         raise EmptyRenderingError(
             f"template {template.name} renders an empty {'target' if parts else 'input'}",
@@ -225,6 +249,43 @@ def _tidied(text: str) -> str:
     return _BLANK_LINES.sub("\n\n", text).strip()
 
 
+def _pieces(part: InputPart, text: str, example: Example, style: PromptStyle, name: str) -> Iterator[PromptPart]:
+    """Yield the pieces of a part: its images, then its text; or the text with the images at its marks.
+
+    Raises:
+        MetalmError: A row has another number of images than marks, or an encoder of both does not get one image.
+    """
+    images = example.images.get(part.image, ()) if part.image is not None else ()
+    encoder = _encoder_of(part, style)
+    if part.image_mark is not None:
+        texts = text.split(part.image_mark)
+        if len(texts) != len(images) + 1:
+            raise _image_count_error(name, len(images), f"the text has {len(texts) - 1} of {part.image_mark}")
+        for index, piece in enumerate(map(_tidied, texts)):
+            if index:
+                yield PromptPart("", part.image_encoder, images[index - 1])
+            if piece:
+                yield PromptPart(piece, encoder)
+        return
+    if text and images and part.encoder == part.image_encoder:
+        if len(images) != 1:
+            raise _image_count_error(name, len(images), f"the encoder {part.encoder} reads one with the text")
+        yield PromptPart(text, part.encoder, images[0])
+        return
+    yield from (PromptPart("", part.image_encoder, image) for image in images)
+    if text:
+        yield PromptPart(text, encoder)
+
+
+def _image_count_error(name: str, count: int, why: str) -> MetalmError:
+    return MetalmError(
+        "a row has another number of images than its template docks",
+        where=name,
+        why=f"it has {count} images; {why}",
+        remedy="correct the row, or leave such rows out with row_filter of the card",
+    )
+
+
 def _encoder_of(part: Any, style: PromptStyle) -> str:
     route = part.route if style.route == "template" else style.route
     return (style.encoder or part.encoder) if route == "encoder" else ""
@@ -267,7 +328,17 @@ def prompt_to_session(
 
 
 def join_demonstrations_as_text(prompt: Prompt, demonstrations: Sequence[Prompt], delimiter: str) -> Prompt:
-    """Prepend demonstrations as text, separated by blank lines, to the first part of a prompt."""
+    """Prepend demonstrations as text, separated by blank lines, to the first part of a prompt.
+
+    Raises:
+        MetalmError: A prompt has an image.
+    """
+    if any(part.image is not None for piece in (prompt, *demonstrations) for part in piece.parts):
+        raise MetalmError(
+            "demonstrations with images cannot be joined to one text",
+            where=prompt.name,
+            remedy="dock them: --demonstration-layout docks (data.demonstrations.demonstration_layout)",
+        )
     texts = [f"{demonstration.input}{delimiter}{demonstration.target}" for demonstration in demonstrations]
     first_part = prompt.parts[0]
     text = "\n\n".join([*texts, first_part.text])
@@ -280,7 +351,7 @@ def _input_spans(prompt: Prompt) -> list[Causal | Docked]:
     for index, part in enumerate(prompt.parts):
         if index:
             spans.append(Causal("\n"))
-        spans.append(Docked(part.encoder, part.text) if part.encoder else Causal(part.text))
+        spans.append(Docked(part.encoder, part.content) if part.encoder else Causal(part.text))
     return spans
 
 

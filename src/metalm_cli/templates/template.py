@@ -19,6 +19,8 @@ from metalm_cli.tasks.expressions import ROW_NAME, names_in
 from metalm_cli.templates.lint.rules import RULES
 
 ANSWER_EXPRESSION = "{{ answer }}"
+IMAGE_ENCODER = "vision"
+"""Name of the encoder that images are docked into, unless a template names another."""
 GENERIC_STEM = "any"
 """Stem of a collection's generic file, used for tasks without a file of their own."""
 BUILTIN_NAMES = frozenset({"answer", "options", "choices", "rationale", "fields", "task", ROW_NAME})
@@ -43,15 +45,45 @@ def _check_rules(names: list[str]) -> list[str]:
 
 
 class InputPart(Section):
-    """A part of an input with its own route."""
+    """A part of an input with its own route: a text, an image field, or images in a text."""
 
-    text: str = Field(description="Text of this part, a Jinja template over the card's fields.")
+    text: str = Field(default="", description="Text of this part, a Jinja template over the card's fields.")
+    image: str | None = Field(
+        default=None,
+        description="Image field whose images are docked, before the text or at its marks. If encoder and "
+        "image_encoder have the same name, one dock holds image and text, for an encoder that reads both.",
+    )
+    image_mark: str | None = Field(
+        default=None, min_length=1, description="Text that stands for the next image, such as <image>."
+    )
+    image_encoder: str = Field(default=IMAGE_ENCODER, description="Name of the encoder that reads the images.")
     route: Literal["encoder", "decoder"] = Field(
         default="encoder", description="Whether the part is docked into an encoder, or read by the decoder."
     )
     encoder: str = Field(default="text", description="Name of the encoder that reads a docked part.")
 
     _check = field_validator("text")(_check_text)
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> InputPart:
+        if not self.text and self.image is None:
+            raise InconsistentValues(
+                "expected text or image, got none", remedy="write the text, or name an image field"
+            )
+        if self.image_mark is not None and (self.image is None or not self.text):
+            raise InconsistentValues("a mark of images needs image and text", key="image_mark")
+        return self
+
+    @property
+    def keys_without_effect(self) -> set[str]:
+        """Keys that fingerprints leave out, because the part has no image."""
+        return {"image", "image_mark", "image_encoder"} if self.image is None else set()
+
+    @property
+    def encoders(self) -> set[str]:
+        """Names of the encoders that the part docks into."""
+        names = {self.encoder} if self.text else set()
+        return names if self.image is None else {*names, self.image_encoder}
 
 
 class Template(Section):
@@ -112,6 +144,11 @@ class Template(Section):
     def input_names(self) -> set[str]:
         """Names that the input reads."""
         return set().union(*(names_in(text, expression=False) for text in self._input_texts()))
+
+    @property
+    def image_names(self) -> set[str]:
+        """Image fields that the input docks."""
+        return {part.image for part in self.input_parts if part.image is not None}
 
     def _input_texts(self) -> list[str]:
         return [part.text for part in self.input_parts]
@@ -235,16 +272,46 @@ class TemplateCollection:
         """
         path = self.path_for(card)
         templates = read_templates(path).templates
+        if path.stem == GENERIC_STEM:
+            templates = [with_images(template, card) for template in templates]
         for template in templates:
-            unknown = sorted(template.names - set(card.fields) - BUILTIN_NAMES)
-            if unknown:
-                raise MetalmError(
-                    f"template {template.name} of {card.name} reads {', '.join(unknown)}, which the card does not have",
-                    where=display(path),
-                    why=f"the card's fields are {', '.join(card.fields)}",
-                    remedy="correct the name, or add the field to the card",
-                )
+            _check_names(template, card, path)
         return templates
+
+
+def with_images(template: Template, card: Card) -> Template:
+    """Return a generic template with the images of a card in front of its input."""
+    if not card.images:
+        return template
+    images = [InputPart(image=name) for name in card.images]
+    texts = template.input_parts if card.fields or card.answer.class_names or card.answer.options else ()
+    return Template(
+        name=template.name,
+        parts=[*images, *texts],
+        target=template.target,
+        inverted=template.inverted,
+        allow=template.allow,
+    )
+
+
+def _check_names(template: Template, card: Card, path: Path) -> None:
+    unknown = sorted((template.names - set(card.fields) - BUILTIN_NAMES) | (template.image_names - set(card.images)))
+    if not unknown:
+        return
+    why = f"the card's fields are {', '.join(card.fields) or 'none'}"
+    why += f"; its images are {', '.join(card.images)}" if card.images else ""
+    remedy = "correct the name, or add the field to the card"
+    if unknown[0] in card.images:
+        remedy = f"dock the image in a part of its own: parts: [{{image: {unknown[0]}}}, …]"
+    elif unknown[0] in card.fields:
+        why = f"{unknown[0]} is a text; {why}"
+        remedy = "name an image field of the card, or move the field to `images` of the card"
+    raise MetalmError(
+        f"template {template.name} of {card.name} reads {', '.join(unknown)}, which the card does not have",
+        where=display(path),
+        why=why,
+        remedy=remedy,
+    )
 
 
 def collection_names() -> list[str]:

@@ -214,9 +214,11 @@ class Finetuning(Run):
             fitted = prompts.fit(example)
             if fitted is None:
                 continue
+            session = self.session_builder.read(fitted.session)
+            if session is None:
+                continue
             if not rows:
                 preview = Session(list(fitted.session)[:-1], training_task.card.name)
-            session = self.session_builder.tokenise(fitted.session, require_targets=True)
             num_tokens += len(session)
             if rows and options.tokens_per_task is not None and num_tokens > options.tokens_per_task:
                 break
@@ -261,7 +263,7 @@ class Finetuning(Run):
             self.objective.teacher.check_sample(counts["distilled_tokens"], counts["untaught_sessions"])
         if docked:
             templates = (template for task in self.corpus.tasks for template in task.templates)
-            docked |= {part.encoder for template in templates for part in template.input_parts}
+            docked |= {name for template in templates for part in template.input_parts for name in part.encoders}
             check_every_encoder_is_used(self.assembly.parts(), docked & self.assembly.processors.keys())
         classes = {task: validation.answer_classes for task, validation in self._validation.items()}
         notes = [

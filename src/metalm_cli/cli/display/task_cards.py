@@ -40,6 +40,8 @@ def print_card(card: Card, path: Path, data_root: Path | None) -> None:
     entries += [("usage", {"train_and_eval": "train and evaluate", "eval": "evaluate only"}[card.usage] + f"; {kind}")]
     entries += [("source", _describe_source(card))]
     entries += [("field", f"{name} = {source}") for name, source in card.fields.items()]
+    entries += [("image", f"{name} = {source}") for name, source in card.images.items()]
+    entries += [("images in", card.image_folder)] if card.image_folder is not None else []
     entries += [("answer", text) for text in _describe_answer(card)]
     if card.row_filter is not None:
         entries += [("filter", f"only rows with: {card.row_filter}")]
@@ -114,6 +116,7 @@ def _describe_split(card: Card, role: str, path: Path, data_root: Path | None) -
 def _example_entries(example: Example) -> list[tuple[str, str]]:
     entries = [("", ""), ("example", f"row {example.row}")]
     entries += [(name, text) for name, text in example.fields.items()]
+    entries += [(name, f"image {image}") for name, images in example.images.items() for image in images]
     entries += [("options", " | ".join(example.options))] if example.options else []
     entries += [("answer", " | ".join(dict.fromkeys(example.answers)))]
     return [*entries, ("reasoning", example.rationale)] if example.rationale else entries

@@ -55,6 +55,10 @@ METRICS: dict[str, tuple[str, str]] = {
     "super_ni_rougeL": (f"{_METRICS}.text_metrics:super_ni_rouge", "ROUGE-L of Super-NaturalInstructions"),
     "bleu": (f"{_METRICS}.corpus_metrics:bleu", "BLEU of sacrebleu over the split"),
     "chrf": (f"{_METRICS}.corpus_metrics:chrf", "chrF2 of sacrebleu over the split"),
+    "vqa_accuracy": (f"{_METRICS}.vqa:vqa_accuracy", "VQA accuracy: agreement with ten people"),
+    "coco_bleu4": (f"{_METRICS}.caption_metrics:bleu4", "BLEU-4 of COCO captions over the split"),
+    "coco_rougeL": (f"{_METRICS}.caption_metrics:rouge_l", "ROUGE-L of COCO captions"),
+    "cider": (f"{_METRICS}.caption_metrics:cider", "CIDEr-D of COCO captions"),
     "number": (f"{_METRICS}.text_metrics:equal_number", "equal last numbers"),
     "s1": (f"{_METRICS}.text_metrics:listed_s1", "S1 of CLUES, for lists"),
 }

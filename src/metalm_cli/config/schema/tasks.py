@@ -186,6 +186,11 @@ class TaskDataConfig(Section):
         default="fail",
         description="What to do with tasks whose data is missing: fail and list them all, or skip them with a note.",
     )
+    broken_images: Literal["skip", "fail"] = Field(
+        default="skip",
+        description="What to do with rows whose images are missing, broken or too large: skip them, count them by "
+        "reason and name some, or fail.",
+    )
     sequence_length: int = Field(
         default=1024, ge=16, description="Maximum decoder positions of a session, and length of a packed row."
     )

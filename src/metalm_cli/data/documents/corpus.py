@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -52,6 +52,7 @@ class SourceInfo:
         files: The files with their hashes.
         usable: Rows that can be drawn; None for a stream.
         left_out: Number of the other rows of a table, by reason.
+        named: What is wrong with some of these rows, by reason.
     """
 
     name: str
@@ -65,6 +66,7 @@ class SourceInfo:
     files: tuple[FileFacts, ...]
     usable: int | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    named: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from metalm_cli.data.examples.answer_classes import AnswerClasses, lacking_classes_note, option_name
 from metalm_cli.data.examples.open_examples import Examples, open_examples
 from metalm_cli.errors import MetalmError, NoTemplatesError, RowsUnavailableError
+from metalm_cli.sessions import check_image
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import TemplateCollection, collection_names
 
@@ -177,6 +179,8 @@ def _check_split(
         check.rows += 1
         try:
             example = examples[index]
+            for image in chain.from_iterable(example.images.values()) if example is not None else ():
+                check_image(image)
             if example is not None and check_example is not None:
                 check_example(example)
         except MetalmError as error:

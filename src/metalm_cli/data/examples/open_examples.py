@@ -15,10 +15,11 @@ from metalm_cli.data.examples.validation_share import validation_rows, without
 from metalm_cli.data.sources.arrow_tables import DatasetRows
 from metalm_cli.data.sources.base import RandomAccessRows
 from metalm_cli.data.sources.file_tables import open_table
+from metalm_cli.data.sources.image_check import BrokenImages, ImageCheck
 from metalm_cli.data.sources.jsonl import JsonlTable, prepare
 from metalm_cli.data.sources.locate import FileFacts, data_folder, local_files
-from metalm_cli.data.sources.row_tables import MiniworldExampleRows
 from metalm_cli.data.sources.usable_rows import UsableRows, find_usable_rows
+from metalm_cli.data.sources.world_rows import open_world_rows
 from metalm_cli.errors import MetalmError, RowsUnavailableError
 from metalm_cli.tasks import Card, Example, ExampleMaker, Split
 
@@ -41,6 +42,7 @@ class Examples:
         files: Files of the split.
         label_ids: Whether integers in the label column are class ids, as the data set declares.
         cache: Folder of the cache, which holds the rows that a card gives up for validation.
+        image_root: Folder of the data, at which the card's folder of images starts; None: the rows hold their images.
     """
 
     def __init__(
@@ -54,10 +56,13 @@ class Examples:
         files: tuple[FileFacts, ...] = (),
         label_ids: bool = False,
         cache: Path | None = None,
+        image_root: Path | None = None,
     ) -> None:
         self.card, self.role, self.table, self.split = card, role, table, split
         self.location, self.revision, self.files = location, revision, files
-        self.make_example = ExampleMaker(card, label_ids)
+        if image_root is not None and card.image_folder is not None:
+            image_root = image_root / expand_user(card.image_folder)
+        self.make_example = ExampleMaker(card, label_ids, None if image_root is None else str(image_root.absolute()))
         self._row_indices: Sequence[int] = split.rows(table.rows)
         if card.shares_validation and role in ("train", "validation"):
             rows = split.rows(table.rows)
@@ -83,26 +88,36 @@ class Examples:
             if example is not None:
                 yield example
 
-    def usable_rows(self, cache: Path | None = None) -> UsableRows:
-        """The rows of the slice that the card includes, from a pass over its rows if the card has a filter.
+    def usable_rows(self, cache: Path | None = None, broken_images: BrokenImages = "skip") -> UsableRows:
+        """The rows of the slice that the card includes, from a pass over its rows if it has a filter or images.
+
+        The pass opens each image file once and reads its header. As files of images can change, its result is not
+        cached.
 
         Args:
             cache: Folder of the cache, which holds the result.
+            broken_images: ``skip``: rows with images that cannot be read are left out; ``fail``: they are errors.
 
         Raises:
-            MetalmError: The filter fails on a row.
+            MetalmError: The filter fails on a row, a row holds no image, or an image lies outside its folder.
         """
         rows, row_filter = self._row_indices, self.card.row_filter
-        if row_filter is None:
+        has_image_files = bool(self.card.images) and self.card.world is None
+        if row_filter is None and not has_image_files:
             return UsableRows.every(len(rows))
+        check = ImageCheck(self.make_example, broken_images) if has_image_files else None
 
         def reasons() -> Iterator[tuple[str, int]]:
             columns_of_rows = self.table.scan(rows) if isinstance(rows, range) else map(self.table.load, rows)
             for row, columns in zip(rows, columns_of_rows, strict=True):
-                included = self.make_example.includes(columns, partial(self.table.where, row))
-                yield "" if included else FILTERED, 0
+                where = partial(self.table.where, row)
+                included = self.make_example.includes(columns, where)
+                yield FILTERED if not included else "" if check is None else check.reason(columns, where), 0
 
-        return find_usable_rows(reasons(), len(rows), self._identity(row_filter), cache_folder(cache))
+        identity = None if check is not None or row_filter is None else self._identity(row_filter)
+        usable = find_usable_rows(reasons(), len(rows), identity, cache_folder(cache))
+        usable.named = check.named if check is not None else {}
+        return usable
 
     def _identity(self, purpose: str) -> list[object] | None:
         """What determines which rows are used, for a purpose; None if the content of the rows is not known."""
@@ -187,6 +202,12 @@ def is_available(card: Card, role: str, data_root: Path | None = None, card_path
     return _find_local(card, local_split, split or local_split, root) is not None
 
 
+def _root_of(card: Card, root: Path, paths: list[Path]) -> Path:
+    """The folder of a local data set: the one below the data root that holds its files, also those of its splits."""
+    name = card.local.name if card.local is not None else card.data_name
+    return root / name if paths[0].is_relative_to(root / name) else paths[0].parent
+
+
 def _card_file(card: Card, card_path: Path | None) -> Path:
     assert card.file is not None
     return (card_path.parent if card_path is not None else Path.cwd()) / expand_user(card.file)
@@ -205,7 +226,7 @@ def _open_split(
     assert local_split is not None
     assert split is not None
     if card.world is not None:
-        table: RandomAccessRows = MiniworldExampleRows(card.world, split.name)
+        table: RandomAccessRows = open_world_rows(card.world, split.name)
         return Examples(card, role, table, split, "the miniature world", cache=cache)
     if card.file is not None:
         return _open_file(card, role, _card_file(card, card_path), split, cache)
@@ -215,7 +236,9 @@ def _open_split(
         prepared = [prepare(path, cache) for path in paths]
         facts = tuple(FileFacts(str(file.path), file.sha256, file.size) for file in prepared)
         table = JsonlTable(prepared, parse_json_exactly)
-        return Examples(card, role, table, split, str(paths[0]), None, facts, label_ids, cache)
+        return Examples(
+            card, role, table, split, str(paths[0]), None, facts, label_ids, cache, _root_of(card, root, paths)
+        )
     return _open_hub_split(card, role, split, offline, root, cache)
 
 
@@ -238,7 +261,8 @@ def _open_file(card: Card, role: str, path: Path, split: Split, cache: Path) -> 
     table, facts = open_table(path, cache, split.name)
     names = table.class_names() if isinstance(table, DatasetRows) else {}
     label_ids = _check_class_names(card, names, str(path))
-    return Examples(card, role, table, split, str(path), None, facts, label_ids, cache)
+    folder = path if path.is_dir() else path.parent
+    return Examples(card, role, table, split, str(path), None, facts, label_ids, cache, folder)
 
 
 def _open_hub_split(card: Card, role: str, split: Split, offline: bool, root: Path | None, cache: Path) -> Examples:

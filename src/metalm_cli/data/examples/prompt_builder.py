@@ -30,7 +30,7 @@ class PromptRenderer:
         Raises:
             MetalmError: The template fails on the example, or renders an empty input or target.
         """
-        key = (example.row, *example.fields.values(), *example.answers)
+        key = (example.row, *example.inputs.values(), *example.answers)
         if key not in self._prompts:
             self._prompts[key] = self.render(example)
         return self._prompts[key]
@@ -159,8 +159,11 @@ class PromptBuilder:
         return shorten_long_field(example, self.card, tokens, self.style.truncate, self.limits.tokenizer)
 
     def _tokens(self, demonstrations: Sequence[Example]) -> int:
-        """Decoder tokens of demonstrations with their answers."""
+        """Decoder positions of demonstrations: the tokens of their texts and answers, and their images."""
         prompts = [self.prompt(self._shortened(demonstration)) for demonstration in demonstrations]
+        encode = self.limits.tokenizer.encode_continuation
         return sum(
-            len(self.limits.tokenizer.encode_continuation(f"{prompt.input} {prompt.target}")) for prompt in prompts
+            len(encode(f"{prompt.text} {prompt.target}"))
+            + sum(self.limits.image_positions.get(part.encoder, 0) for part in prompt.parts if part.image is not None)
+            for prompt in prompts
         )

@@ -11,7 +11,8 @@ from metalm_cli.data.examples.prompt_builder import PromptBuilder
 from metalm_cli.data.examples.task_corpus import PlannedExample, TaskCorpus
 from metalm_cli.data.examples.truncation import LengthLimits
 from metalm_cli.errors import MetalmError
-from metalm_cli.sessions import SessionTokeniser, TokenisedSession
+from metalm_cli.sessions import Session, SessionTokeniser, TokenisedSession, UnreadableImageError
+from metalm_cli.sessions.images import OUTSIDE
 from metalm_cli.templates import Template
 
 MAX_CACHED_TOKENS = 4_000_000
@@ -20,6 +21,11 @@ MIN_CACHED_TOKENS = 16
 """Decoder positions that a cached session counts for at least."""
 MAX_DRAWS = 1_000
 """A task fails if this many independent draws in place of an example do not fit."""
+TOO_LONG, BROKEN_IMAGES = "too_long_examples", "broken_images"
+"""Counters of examples that give way to others: those that do not fit, and those with an image that is not read."""
+BYTES_PER_POSITION = 16
+"""Bytes of a tokenised session per decoder position, for sessions with images, whose pixels take far more."""
+Fitted = tuple[TokenisedSession, dict[str, int]]
 
 
 @dataclass
@@ -35,7 +41,7 @@ class SessionBuilder:
     corpus: TaskCorpus
     tokenise: SessionTokeniser
     limits: LengthLimits
-    _cache: OrderedDict[Any, tuple[TokenisedSession, dict[str, int]] | None] = field(default_factory=OrderedDict)
+    _cache: OrderedDict[Any, Fitted | str] = field(default_factory=OrderedDict)
     _cached_tokens: int = 0
     hits: int = 0
     misses: int = 0
@@ -55,13 +61,16 @@ class SessionBuilder:
             MetalmError: A row or a template is wrong, or no example of a task fits.
         """
         planned = self.corpus.get(number)
+        obstacles = dict.fromkeys((TOO_LONG, BROKEN_IMAGES), 0)
         for attempt in range(MAX_DRAWS):
             if attempt:
                 planned = self.corpus.replacement(number, attempt)
             fitted = self._fitted_session(planned)
-            if fitted is not None:
+            if not isinstance(fitted, str):
                 tokenised, counts = fitted
-                return TaskSession(tokenised, planned.task, {**counts, "too_long_examples": int(attempt > 0)}, number)
+                return TaskSession(tokenised, planned.task, {**counts, **obstacles}, number)
+            if not any(obstacles.values()):
+                obstacles[fitted] = 1
         card = self.corpus.tasks[planned.task].card
         raise MetalmError(
             f"{MAX_DRAWS:,} examples drawn from {card.name} do not fit into {self.limits.length} positions",
@@ -75,8 +84,22 @@ class SessionBuilder:
         card = self.corpus.tasks[task].card
         return PromptBuilder(card, template, self.corpus.style, self.delimiter, self.limits)
 
-    def _fitted_session(self, planned: PlannedExample) -> tuple[TokenisedSession, dict[str, int]] | None:
-        """The cached session of an example with its counters; None if the example does not fit."""
+    def read(self, session: Session) -> TokenisedSession | None:
+        """Tokenise a session that fits, with its images; None if an image cannot be read.
+
+        Raises:
+            MetalmError: The session is wrong, an image lies outside its folder, or one cannot be read and that is an
+                error (``data.broken_images``).
+        """
+        try:
+            return self.tokenise(session, require_targets=True)
+        except UnreadableImageError as error:
+            if self.corpus.options.broken_images == "fail" or error.reason == OUTSIDE:
+                raise
+            return None
+
+    def _fitted_session(self, planned: PlannedExample) -> Fitted | str:
+        """The cached session of an example with its counters; the counter of the obstacle if there is none."""
         if planned.key in self._cache:
             self.hits += 1
             self._cache.move_to_end(planned.key)
@@ -90,14 +113,16 @@ class SessionBuilder:
             self._cached_tokens -= _cache_cost(oldest)
         return fitted
 
-    def _build(self, planned: PlannedExample) -> tuple[TokenisedSession, dict[str, int]] | None:
+    def _build(self, planned: PlannedExample) -> Fitted | str:
         max_tokens = self.corpus.options.demonstrations.max_tokens or float("inf")
         fitted = self.prompts_of(planned.task, planned.template).fit(
             planned.example, planned.demonstrations, max_tokens
         )
         if fitted is None:
-            return None
-        tokenised = self.tokenise(fitted.session, require_targets=True)
+            return TOO_LONG
+        tokenised = self.read(fitted.session)
+        if tokenised is None:
+            return BROKEN_IMAGES
         counts = {
             "cut_examples": int(fitted.truncated),
             "demonstrations": fitted.shots,
@@ -106,9 +131,12 @@ class SessionBuilder:
         return tokenised, counts | _size_counts(tokenised)
 
 
-def _cache_cost(fitted: tuple[TokenisedSession, dict[str, int]] | None) -> int:
-    """Decoder positions that a cached session counts for, or None for an example that does not fit."""
-    return MIN_CACHED_TOKENS if fitted is None else max(MIN_CACHED_TOKENS, len(fitted[0]))
+def _cache_cost(fitted: Fitted | str) -> int:
+    """Decoder positions that a cached session counts for, or the obstacle of an example without one."""
+    if isinstance(fitted, str):
+        return MIN_CACHED_TOKENS
+    pixels = (dock.arrays["pixel_values"] for _, dock in fitted[0].docks if "pixel_values" in dock.arrays)
+    return max(MIN_CACHED_TOKENS, len(fitted[0])) + sum(array.nbytes for array in pixels) // BYTES_PER_POSITION
 
 
 def _size_counts(tokenised: TokenisedSession) -> dict[str, int]:

@@ -25,6 +25,10 @@ MAX_REJECTED_DEMONSTRATIONS = 100
 """Candidates of an example's demonstrations, beyond four for each, that are drawn before there are fewer of them."""
 
 
+KEYS_WITHOUT_EFFECT = {"workers", "validation", "row_packing", "broken_images"}
+"""Keys of ``data`` that do not decide which session a number has."""
+
+
 @dataclass
 class TrainingTask:
     """A task of the training mixture.
@@ -140,6 +144,7 @@ class TaskCorpus:
                 task.examples.files,
                 task.row_count,
                 task.rows.usable.left_out,
+                named=task.rows.usable.named,
             )
             for task in self.tasks
         ]
@@ -147,12 +152,12 @@ class TaskCorpus:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides the session at a number."""
-        unused = {"workers", "validation", "row_packing"} | self.options.keys_without_effect
+        unused = KEYS_WITHOUT_EFFECT | self.options.keys_without_effect
         parts: list[object] = [self.seed, fingerprint_json(self.options, unused)]
         for task in self.tasks:
             files = [file.sha256 for file in task.examples.files]
             parts += [
-                fingerprint_json(task.card, task.card.keys_without_effect),
+                fingerprint_json(task.card),
                 task.row_count,
                 task.rate,
                 files,
@@ -226,7 +231,7 @@ class TaskCorpus:
         positions = rng.integers(task.row_count, size=4 * count + MAX_REJECTED_DEMONSTRATIONS)
         for position in positions.tolist() if count else ():
             candidate = task.example(position)
-            if all(candidate.fields != other.fields for other in (example, *demonstrations)):
+            if all(candidate.inputs != other.inputs for other in (example, *demonstrations)):
                 demonstrations.append(candidate)
                 if len(demonstrations) == count:
                     break
@@ -247,7 +252,7 @@ class TaskCorpus:
             task = self.tasks[planned_row.source]
             example = task.example(planned_row.row)
             prompt = render(example, self._choose_template(task, example.row, number), self.style)
-            yield f"{prompt.input} {prompt.target}"
+            yield f"{prompt.text} {prompt.target}".strip()
 
 
 def with_rates(tasks: Sequence[TrainingTask], options: TaskDataConfig) -> list[TrainingTask]:

@@ -156,7 +156,9 @@ def open_training_tasks(
         except MetalmError as error:
             missing[card.name] = error
             continue
-        rows = TrainingRows.of(_usable_rows(examples, cache), options.mixture.cap_examples, key_of("cap", card.name))
+        rows = TrainingRows.of(
+            _usable_rows(examples, cache, options), options.mixture.cap_examples, key_of("cap", card.name)
+        )
         tasks.append(TrainingTask(card, path, examples, templates, rows, 0.0))
     dropped = dict(selection.dropped)
     if missing:
@@ -172,13 +174,22 @@ def open_training_tasks(
     return TaskCorpus(drawn_tasks, options, seed), selection
 
 
-def _usable_rows(examples: Examples, cache: Path | None) -> UsableRows:
+def _usable_rows(examples: Examples, cache: Path | None, options: TaskDataConfig) -> UsableRows:
     """The rows that the card includes.
 
     Raises:
-        MetalmError: The card's filter fails on a row, or leaves out every row.
+        MetalmError: The card's filter fails on a row, or no row is left.
     """
-    usable = examples.usable_rows(cache)
+    usable = examples.usable_rows(cache, options.broken_images)
+    if not usable and usable.named:
+        reason, names = next(iter(usable.named.items()))
+        raise MetalmError(
+            f"task {examples.card.name} has no row with images that can be read",
+            where=examples.location,
+            why=f"of {len(examples):,} rows, {describe_left_out(usable.left_out)}; {reason}: {names[0]!r:.80}, in the "
+            f"folder {examples.make_example.image_root or 'of the rows'}",
+            remedy="correct `images` or `image_folder` of the card, or put the images into the folder",
+        )
     if not usable:
         raise MetalmError(
             f"task {examples.card.name} has no usable training example",
@@ -187,6 +198,15 @@ def _usable_rows(examples: Examples, cache: Path | None) -> UsableRows:
             remedy="correct row_filter of the card, or remove the task from data.tasks",
         )
     return usable
+
+
+def describe_left_out(left_out: Mapping[str, int]) -> str:
+    """Describe why rows are left out, by reason.
+
+    >>> describe_left_out({"image missing": 1200})
+    '1,200 image missing'
+    """
+    return ", ".join(f"{number:,} {reason}" for reason, number in sorted(left_out.items()))
 
 
 def _missing_data_error(missing: dict[str, MetalmError], has_other_tasks: bool) -> MetalmError:

@@ -67,6 +67,7 @@ class LengthLimits:
         length: Decoder positions of a session.
         encoder_limits: Limits by encoder name; every docked text must fit all of them.
         is_shared: Whether other models must read the same text.
+        image_positions: Decoder positions of an image, by name of the encoder that reads it.
     """
 
     def __init__(
@@ -75,9 +76,10 @@ class LengthLimits:
         length: int,
         encoder_limits: dict[str, EncoderLimit],
         is_shared: bool = False,
+        image_positions: dict[str, int] | None = None,
     ) -> None:
         self.tokenizer, self.length, self.encoder_limits = tokenizer, length, encoder_limits
-        self.is_shared = is_shared
+        self.is_shared, self.image_positions = is_shared, image_positions or {}
 
     @classmethod
     def of(cls, tokenise: SessionTokeniser, length: int, other_limits: Sequence[EncoderLimit] = ()) -> LengthLimits:
@@ -92,6 +94,11 @@ class LengthLimits:
             length,
             {**encoder_limits, **{f"*{index}": limit for index, limit in enumerate(other_limits)}},
             bool(other_limits),
+            {
+                name: processor.dummy().positions
+                for name, processor in tokenise.processors.items()
+                if not isinstance(processor, TextProcessor)
+            },
         )
 
     def fits(self, session: Session) -> bool:
@@ -99,6 +106,7 @@ class LengthLimits:
         docks = [span for span in session if isinstance(span, Docked) and isinstance(span.content, str)]
         causal_texts = [span.content for span in session if isinstance(span, Causal) and isinstance(span.content, str)]
         other_positions = MAX_SPECIAL_TOKENS + sum(isinstance(span, Causal) and span.end for span in session)
+        other_positions += self._positions_with_images(session)
         if None in self._dock_positions(docks):
             return False
         for span in filter(self._is_compressed, docks):
@@ -122,6 +130,12 @@ class LengthLimits:
             session: A session that does not fit.
         """
         texts = [span.content for span in session if isinstance(span, Docked) and isinstance(span.content, str)]
+        if (positions := self._positions_with_images(session)) >= self.length:
+            count = sum(isinstance(span, Docked) and not isinstance(span.content, str) for span in session)
+            return (
+                f"decoder: {self.length:,} positions; {count} image{'s' if count > 1 else ''} take {positions:,}",
+                "raise data.sequence_length, or set a connector that gives fewer positions",
+            )
         for name, limit in self.encoder_limits.items():
             if any(limit.tokens(text) > limit.length for text in texts):
                 if name.startswith("*"):
@@ -132,6 +146,12 @@ class LengthLimits:
             if limit.dock_positions(texts) is None:
                 return "an encoder reads a part of the input as empty", ""
         return f"decoder: {self.length:,} positions", "raise data.sequence_length"
+
+    def _positions_with_images(self, session: Session) -> int:
+        """Decoder positions of the docks that hold images, and of the texts in them, without decoding an image."""
+        docks = [span for span in session if isinstance(span, Docked) and not isinstance(span.content, str)]
+        texts = [span.content["text"] for span in docks if isinstance(span.content, dict) and span.content.get("text")]
+        return sum(self.image_positions.get(span.encoder, 0) for span in docks) + sum(map(self._decoder_tokens, texts))
 
     def _dock_positions(self, docks: Sequence[Docked]) -> list[int | None]:
         """Return :meth:`EncoderLimit.dock_positions` of each encoder, all of which must be able to read every text."""

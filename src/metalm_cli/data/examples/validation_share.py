@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from metalm_cli.data.sources.base import RandomAccessRows
 from metalm_cli.data.sources.usable_rows import find_usable_rows
 from metalm_cli.errors import MetalmError
-from metalm_cli.tasks import ExampleMaker
+from metalm_cli.tasks import Example, ExampleMaker
 
 SEED = b"validation share"
 """Seed of the hash; it must not change, or rows would change sides."""
@@ -58,7 +59,13 @@ def _hashes(make_example: ExampleMaker, table: RandomAccessRows, rows: range) ->
             example = make_example(columns, row, partial(table.where, row))
         except MetalmError:
             example = None
-        yield UNUSED if example is None else _hash("\0".join(example.fields.values()))
+        yield UNUSED if example is None else _hash("\0".join(_input_texts(example)))
+
+
+def _input_texts(example: Example) -> Iterator[str]:
+    yield from example.fields.values()
+    for image in chain.from_iterable(example.images.values()):
+        yield image.name if image.data is None else hashlib.sha256(image.data).hexdigest()
 
 
 def _hash(text: str) -> int:

@@ -246,22 +246,6 @@ class JsonArrayRows(_RowsInMemory):
         return f"{self.path}, record {row}"
 
 
-class MiniworldExampleRows(_RowsInMemory):
-    """Labelled rows of a task of the miniature world."""
-
-    def __init__(self, task: str, split: str) -> None:
-        from metalm_cli.miniworld.tasks import task_rows
-
-        self.task, self.split = task, split
-        self._rows = task_rows.rows(task, split)
-
-    def __reduce__(self) -> Any:
-        return MiniworldExampleRows, (self.task, self.split)
-
-    def where(self, row: int) -> str:
-        return f"task {self.task} of the world, {self.split} row {row}"
-
-
 class MiniworldDocumentRows(RandomAccessRows):
     """Documents of the miniature world."""
 

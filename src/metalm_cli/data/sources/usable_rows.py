@@ -33,6 +33,7 @@ class UsableRows:
         text_bytes: UTF-8 bytes of the usable rows, if the pass measured them.
         index: File of the row numbers (int64); None if every row is usable, or if ``numbers`` is set.
         numbers: Row numbers in memory, int64[count].
+        named: Some of the rows that are left out, by reason: what is wrong with them.
     """
 
     rows: int
@@ -41,6 +42,7 @@ class UsableRows:
     text_bytes: int = 0
     index: Path | None = None
     numbers: np.ndarray | None = None
+    named: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def every(cls, rows: int) -> UsableRows:

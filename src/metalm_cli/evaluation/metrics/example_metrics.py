@@ -11,6 +11,9 @@ from metalm_cli.common import registry
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.evaluation.metrics.text_metrics import best_over_references
 
+MULTI_REFERENCE_METRICS = ("vqa_accuracy", "coco_rougeL")
+"""Metrics of metalm that are functions of a text and all its references."""
+
 
 def example_score(metric: str, text: str, references: Sequence[str], language: str) -> float:
     """Return the score of a text, 0 to 1; the best reference counts.
@@ -26,6 +29,9 @@ def example_score(metric: str, text: str, references: Sequence[str], language: s
         MetalmError: The metric of a plug-in cannot be imported, raises, or does not return a number of 0 to 1.
     """
     measure, takes_language, is_built_in = _load(metric)
+    if metric in MULTI_REFERENCE_METRICS:
+        all_references: Callable[[str, Sequence[str]], float] = registry.metrics.load(metric)
+        return all_references(text, references)
     arguments = {"language": language} if takes_language else {}
     if is_built_in:
         return best_over_references(lambda text, reference: measure(text, reference, **arguments), text, references)

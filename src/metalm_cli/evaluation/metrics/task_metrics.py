@@ -15,7 +15,7 @@ import numpy as np
 
 from metalm_cli.common import registry
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.metrics import corpus_metrics, text_metrics
+from metalm_cli.evaluation.metrics import caption_metrics, corpus_metrics, text_metrics
 from metalm_cli.evaluation.metrics.bootstrap import Observations, corpus_error, standard_error
 from metalm_cli.evaluation.metrics.class_metrics import NEITHER, NO_CLASS, QUESTION_FIELDS, multirc_counts
 from metalm_cli.evaluation.metrics.example_metrics import example_score
@@ -33,7 +33,11 @@ NUMBER_METRICS = ("pearson", "spearman")
 """Metrics over a whole split with numbers as answers."""
 CORPUS_METRICS = ("bleu", "chrf")
 """Metrics over a whole split of texts, computed from counts by sentence."""
-SPLIT_METRICS = (*CLASS_METRICS, *QUESTION_METRICS, "macro_f1", *NUMBER_METRICS, *CORPUS_METRICS)
+COCO_BLEU = "coco_bleu4"
+"""The metric of captions that is computed from such counts."""
+CIDER = "cider"
+"""Metric whose value of an example depends on the references of all examples; a split has their mean, 0 to 1,000."""
+SPLIT_METRICS = (*CLASS_METRICS, *QUESTION_METRICS, "macro_f1", *NUMBER_METRICS, *CORPUS_METRICS, COCO_BLEU)
 """Metrics over a whole split: each is registered as a function of predictions and references, 0 to 1 (correlations from
 -1), batched over leading axes for resamples. All others are means over examples (:mod:`example_metrics`)."""
 CHOICE_METRICS = ("accuracy", "exact_match", "squad_em", "trivia_em")
@@ -61,6 +65,8 @@ ADDITIONAL_METRICS: dict[str, tuple[MetricName, ...]] = {
     "multirc_f1": ("multirc_em",),
     "multirc_em": ("multirc_f1",),
     "matthews": ("accuracy",),
+    "vqa_accuracy": ("exact_match",),
+    "cider": ("coco_bleu4", "coco_rougeL"),
     "pearson": ("spearman",),
     "spearman": ("pearson",),
 }
@@ -141,10 +147,12 @@ def score_of_example(metric: MetricName, prediction: str, example: Example) -> f
         prediction: The generated text.
         example: The example with its reference answers.
     """
-    if metric in NUMBER_METRICS:
+    if metric in (*NUMBER_METRICS, CIDER):
         return None
     if metric in (*CLASS_METRICS, *QUESTION_METRICS, "macro_f1"):
         return text_metrics.equal_text(prediction, example.answers[0])
+    if metric == COCO_BLEU:
+        return float(caption_metrics.bleu4(np.array([_bleu4_counts(prediction, example)], dtype=float), np.zeros(1)))
     if metric in CORPUS_METRICS:
         return corpus_metrics.sentence_score(metric, prediction, example.answers, example.language)
     references = example.answers[:1] if metric == "accuracy" and example.options else example.answers
@@ -181,6 +189,12 @@ def columns_by_example(
             "found": [NO_NUMBER if number is None else number for number in numbers],
             "right": references,
         }
+    if metric == CIDER:
+        texts = [caption_metrics.caption_tokens(prediction) for prediction in predictions]
+        captions = [list(map(caption_metrics.caption_tokens, example.answers)) for example in examples]
+        return {"row": rows, "value": caption_metrics.cider(texts, captions)}
+    if metric == COCO_BLEU:
+        return {"row": rows, "counts": list(map(_bleu4_counts, predictions, examples))}
     if metric in CORPUS_METRICS:
         answers = [example.answers for example in examples]
         counts = corpus_metrics.counts_by_sentence(metric, predictions, answers, examples[0].language)
@@ -189,6 +203,11 @@ def columns_by_example(
         score_of_example(metric, prediction, example) for prediction, example in zip(predictions, examples, strict=True)
     ]
     return {"row": rows, "value": values}
+
+
+def _bleu4_counts(prediction: str, example: Example) -> list[int]:
+    tokens = caption_metrics.caption_tokens
+    return caption_metrics.bleu_counts(tokens(prediction), list(map(tokens, example.answers)))
 
 
 def observations(metric: str, columns: Mapping[str, Sequence[Any]]) -> Observations:
@@ -230,7 +249,8 @@ def metric_value(
             task), exact_match and token_f1 (words, with signs and symbols), squad_*, squad_v2_*, trivia_*, drop_* and
             super_ni_* (the official scripts), multirc_* (by question), rouge1, rouge2, rougeL (no stemming), bleu,
             chrf (chrF2), number (last number in the text), s1 (CLUES, lists separated by semicolons), f1 (class 1
-            positive), macro_f1, matthews, pearson and spearman (first number in the text).
+            positive), vqa_accuracy, coco_bleu4, coco_rougeL, cider (the evaluation of COCO
+            captions), macro_f1, matthews, pearson and spearman (first number in the text).
         predictions: Generated text for each example.
         examples: Examples with their reference answers.
         columns: Their :func:`columns_by_example`, if they have been computed.

@@ -12,10 +12,10 @@ from metalm_cli.config.recipe_errors import RecipeError, RecipeProblem
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.suites.load import Suite, SuiteEntry
 from metalm_cli.evaluation.suites.schema import SuiteTask
-from metalm_cli.tasks import CLUSTERS, Card, Cards
+from metalm_cli.tasks import Card, Cards
 from metalm_cli.tasks.card import Metric
 from metalm_cli.tasks.derived_card import DerivedCard, derive_card
-from metalm_cli.tasks.registry import GROUP_NAMES
+from metalm_cli.tasks.registry import ALL_CLUSTERS, GROUP_NAMES
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _cards_of(entry: SuiteTask, cards: Cards) -> list[Card]:
     Raises:
         MetalmError: The name is unknown.
     """
-    names = (*CLUSTERS, *GROUP_NAMES)
+    names = (*ALL_CLUSTERS, *GROUP_NAMES)
     if entry.cluster is not None:
         if entry.cluster not in names:
             raise MetalmError(

@@ -57,15 +57,17 @@ def rows(task: str, split: str) -> list[Row]:
     Raises:
         MetalmError: There is no such task or split.
     """
-    rows_with_images = []
-    for row in scene_rows(task, split):
-        scenes: tuple[Scene, ...] = row.pop("scenes")
-        pictures = {
-            name: {"bytes": encode_png(scene), "path": None}
-            for name, scene in zip(IMAGE_COLUMNS[task], scenes, strict=True)
-        }
-        rows_with_images.append({**pictures, **row, "scenes": [scene.record() for scene in scenes]})
-    return rows_with_images
+    return [with_pictures(task, row) for row in scene_rows(task, split)]
+
+
+def with_pictures(task: str, row: Row) -> Row:
+    """Draw the pictures of a row of :func:`scene_rows`, as :func:`rows` returns them."""
+    scenes: tuple[Scene, ...] = row["scenes"]
+    pictures = {
+        name: {"bytes": encode_png(scene), "path": None}
+        for name, scene in zip(IMAGE_COLUMNS[task], scenes, strict=True)
+    }
+    return {**pictures, **row, "scenes": [scene.record() for scene in scenes]}
 
 
 def scene_rows(task: str, split: str) -> list[Row]:

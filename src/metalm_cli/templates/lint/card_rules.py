@@ -88,9 +88,9 @@ def template_problems(template: Template, card: Card, optional: frozenset[str] =
         optional: Fields that its file declares optional, besides :data:`OPTIONAL_FIELDS`.
     """
     names = {name for name in _names_read(template) if not name.startswith(COLUMN_PREFIX)}
-    unknown = sorted(names - set(card.fields) - BUILTIN_NAMES)
+    unknown = sorted((names - set(card.fields) - BUILTIN_NAMES) | (template.image_names - set(card.images)))
     if unknown:
-        yield "unknown-field", f"reads {', '.join(unknown)}; the card has {', '.join(card.fields)}"
+        yield "unknown-field", f"reads {', '.join(unknown)}; the card has {', '.join([*card.fields, *card.images])}"
     else:
         yield from _method_problems(template, card)
     if not template.inverted:
@@ -160,6 +160,8 @@ def _leak_problems(template: Template, card: Card) -> Iterator[Problem]:
 
 def _unused_field_problems(template: Template, card: Card, optional: frozenset[str]) -> Iterator[Problem]:
     names = _input_names_read(template)
+    if unused_images := [name for name in card.images if name not in template.image_names]:
+        yield "unused-field", f"leaves out the image {', '.join(unused_images)}"
     if FIELDS_NAME in names:
         return
     used = names & set(card.fields)

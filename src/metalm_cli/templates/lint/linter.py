@@ -14,7 +14,14 @@ from metalm_cli.templates.lint.row_rules import rendering_problems, rows_problem
 from metalm_cli.templates.lint.rules import RULES, Finding, Rule, Severity
 from metalm_cli.templates.lint.text_rules import Problem, duplicates, text_problems
 from metalm_cli.templates.render import render
-from metalm_cli.templates.template import GENERIC_STEM, Template, TemplateCollection, TemplateFile, read_templates
+from metalm_cli.templates.template import (
+    GENERIC_STEM,
+    Template,
+    TemplateCollection,
+    TemplateFile,
+    read_templates,
+    with_images,
+)
 
 ReadExamples = Callable[[Card], Sequence[Example]]
 """Function that returns examples of a card, in the order of the split; none if its data is not available."""
@@ -146,6 +153,8 @@ def _file_findings(
         message = error.what + (f" ({error.why})" if error.why else "")
         yield Finding("unreadable", message, "", task, collection, error.where or display(path))
         return
+    if card is not None and path.stem == GENERIC_STEM:
+        file = file.model_copy(update={"templates": [with_images(template, card) for template in file.templates]})
     for name, (rule, message) in lint_file(file, card, examples, allow):
         yield Finding(rule, message, name, task, collection, locations.get(name, display(path)))
 

@@ -35,7 +35,7 @@ def rendering_problems(template: Template, card: Card, examples: Sequence[Exampl
     """Yield problems of a template's renderings; each rule once, with the first row that breaks it."""
     seen: set[str] = set()
     doubled_marks: Counter[str] = Counter()
-    maker = ExampleMaker(card)
+    maker = ExampleMaker(card, image_root=".")  # no image is opened
     for example in examples:
         for rule, message in _example_problems(template, card, maker, example, doubled_marks):
             if rule not in seen:

@@ -174,11 +174,17 @@ def left_out_notes(sources: list[SourceInfo]) -> list[str]:
     return [
         f"{sum(info.left_out.values()):,} rows of {info.name} are not trained on: "
         + ", ".join(
-            f"{number:,} {REASON_LABELS.get(reason, reason)}" for reason, number in sorted(info.left_out.items())
+            f"{number:,} {REASON_LABELS.get(reason, reason)}{_named(info, reason)}"
+            for reason, number in sorted(info.left_out.items())
         )
         for info in sources
         if info.left_out
     ]
+
+
+def _named(info: SourceInfo, reason: str) -> str:
+    names = info.named.get(reason, ())
+    return f" ({', '.join(names)}{', …' if info.left_out[reason] > len(names) else ''})" if names else ""
 
 
 def steps_from_epochs(epochs: float, corpus: Corpus, sample_stats: SampleStats, batch_size: int) -> int:

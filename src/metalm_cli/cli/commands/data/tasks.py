@@ -173,8 +173,8 @@ def _select_cards(
         MetalmError: A name is unknown.
     """
     from metalm_cli.data.examples.record_cards import record_cards
-    from metalm_cli.tasks import CLUSTERS, Cards, is_path
-    from metalm_cli.tasks.registry import GROUP_NAMES
+    from metalm_cli.tasks import Cards, is_path
+    from metalm_cli.tasks.registry import ALL_CLUSTERS, GROUP_NAMES
 
     paths = [name for name in names if is_path(name)]
     registry = Cards([*card_folders, *paths], record_cards(paths, data_root=data_root, offline=not hub))
@@ -182,7 +182,7 @@ def _select_cards(
     for name in names or registry.names:
         if is_path(name):
             selected_names += registry.names_in_path(name)
-        elif name in (*GROUP_NAMES, *CLUSTERS) and name not in registry.paths:
+        elif name in (*GROUP_NAMES, *ALL_CLUSTERS) and name not in registry.paths:
             selected_names += [card.name for card in registry.select([name], all_cards=True)]
         elif name in registry.paths:
             selected_names.append(name)

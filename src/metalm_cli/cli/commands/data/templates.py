@@ -183,6 +183,10 @@ def _print_template(template: Template, example: Example | None) -> None:
     lines = [heading]
     if example is None:
         for piece in template.input_parts:
+            if piece.image is not None:
+                lines += _labelled_lines(f"docked {piece.image_encoder}", f"image {piece.image}", True)
+            if not piece.text:
+                continue
             lines += _labelled_lines(
                 "docked" if piece.route == "encoder" else "read", piece.text, piece.route == "encoder"
             )
@@ -197,7 +201,7 @@ def _render_lines(prompt: Prompt) -> list[Text]:
     lines = []
     for piece in prompt.parts:
         lines += _labelled_lines(
-            f"docked {piece.encoder}" if piece.encoder else "read", piece.text, bool(piece.encoder)
+            f"docked {piece.encoder}" if piece.encoder else "read", piece.label, bool(piece.encoder)
         )
     return lines + _labelled_lines("target", prompt.target, None)
 

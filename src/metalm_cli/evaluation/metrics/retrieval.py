@@ -1,0 +1,37 @@
+"""Retrieval: how often a query's own item is among the most similar ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def recall_at(similarity: np.ndarray, relevant: Sequence[Sequence[int]], counts: Sequence[int]) -> dict[int, float]:
+    """Return the share of queries with a relevant item among the most similar ones, for several numbers of items.
+
+    Items of equal similarity rank before the relevant one, so that equal vectors score nothing.
+
+    Args:
+        similarity: Similarity of each query and item. ``[queries, items]``
+        relevant: Items that are right for each query, at least one; a photograph with five captions has five.
+        counts: Numbers of items k.
+
+    Returns:
+        Recall@k by k, 0 to 1.
+
+    Raises:
+        ValueError: A query has no relevant item, or a similarity is not a number.
+
+    >>> recall_at(np.array([[0.9, 0.1, 0.2], [0.8, 0.3, 0.5]]), [[0], [2]], [1, 2])
+    {1: 0.5, 2: 1.0}
+    """
+    if len(relevant) != len(similarity) or not all(len(items) for items in relevant):
+        raise ValueError("every query needs a relevant item")
+    if np.isnan(similarity).any():
+        raise ValueError("a similarity is not a number")
+    ranks = np.zeros(len(relevant), dtype=np.int64)
+    for query, items in enumerate(relevant):
+        others = np.delete(similarity[query], list(items))
+        ranks[query] = (others >= similarity[query, list(items)].max()).sum()
+    return {count: float((ranks < count).mean()) for count in counts}

@@ -14,7 +14,7 @@ from metalm_cli.common import registry
 from metalm_cli.config import schema_types
 from metalm_cli.config.schema.base import Section
 from metalm_cli.config.schema.recipes import RECIPES
-from metalm_cli.config.schema.tasks import DemonstrationOptions, TemplateOptions
+from metalm_cli.config.schema.tasks import DemonstrationOptions, TaskDataConfig, TemplateOptions
 from metalm_cli.evaluation.resolve_settings import RECIPE_KEYS
 from metalm_cli.tasks import Card
 from metalm_cli.templates import PromptStyle
@@ -97,8 +97,8 @@ def test_the_old_name_of_a_group_is_an_error_that_gives_the_new_one(
 
 
 def test_notes_of_evaluations_name_the_present_keys() -> None:
-    known = {**TemplateOptions.model_fields, **DemonstrationOptions.model_fields}
+    known = {**TemplateOptions.model_fields, **DemonstrationOptions.model_fields, **TaskDataConfig.model_fields}
     assert {TemplateOptions.renamed.get(key, DemonstrationOptions.renamed.get(key)) for key in RECIPE_KEYS} == set(
         RECIPE_KEYS.values()
     )
-    assert {RECIPE_KEYS.get(key, key) for key in asdict(PromptStyle())} - set(known) == {"windows"}
+    assert {RECIPE_KEYS.get(key, key) for key in asdict(PromptStyle())} - set(known) == {"windows", "encoder"}

@@ -308,6 +308,21 @@ def test_the_process_has_no_network_no_commands_and_no_files(
     assert path.read_text() == "x"
 
 
+def test_the_process_imports_what_this_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = "from metalm_cli.templates.importers.draft import ImportRefused, TemplateImporter\n"
+    plugin += "def read(text, cards, source):\n    raise ImportRefused('read by the plug-in')\n"
+    (tmp_path / "reader_on_pythonpath.py").write_text(plugin + "IMPORTER = TemplateImporter('.py', read)\n")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "json.py").write_text("raise SystemExit('run')")
+    path = tmp_path / "t.py"
+    path.write_text("x")
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:work:{tmp_path / 'work'}:.:")
+    answers = list(sandbox.read_in_sandbox("reader_on_pythonpath:IMPORTER", [("t.py", path)], {}))
+    assert answers == [{"name": "t.py", "refused": "read by the plug-in"}]
+
+
 def test_a_process_that_dies_loses_only_its_current_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).write_text("x")

@@ -22,6 +22,12 @@ FILES_PER_PROCESS = 32
 """Number of files read by one process."""
 MAX_OUTPUT_BYTES = 64 << 20
 
+_START = (
+    "import sys; sys.path[:0] = sys.argv[2:];"
+    "from metalm_cli.templates.importers.sandbox_worker import run; run(sys.argv[1])"
+)
+"""Program of the process: it finds modules where this process does, and starts with the importer's target."""
+
 NamedFile = tuple[str, Path]
 """Name and path of a file."""
 
@@ -58,8 +64,9 @@ def _run_worker(
     importer: str, batch: Sequence[NamedFile], cards: Mapping[str, Card]
 ) -> tuple[list[dict[str, Any]], str]:
     """Run one process; return its answers, and how it ended if answers are missing."""
-    command = [sys.executable, "-I", "-m", "metalm_cli.templates.importers.sandbox_worker", importer]
-    # The user's environment variables are not passed on: some change Python's behaviour or contain secrets.
+    command = [sys.executable, "-I", "-c", _START, importer, *_module_folders()]
+    # Environment variables are not passed on, except the folders of PYTHONPATH: some change Python's behaviour or
+    # contain secrets.
     environment = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     with tempfile.TemporaryFile() as requests, tempfile.TemporaryFile() as answers, tempfile.TemporaryFile() as errors:
@@ -94,6 +101,16 @@ def _run_worker(
             errors.seek(0)
             reason += _last_line(errors.read(100_000))
         return parsed, reason
+
+
+def _module_folders() -> list[str]:
+    """Return the folders in which the process looks for modules before the installed ones.
+
+    These are the absolute folders of ``PYTHONPATH``, as far as this process uses them, so that the same metalm and the
+    same plugins are imported. The working folder, which may hold the imported files, is never among them.
+    """
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [folder for folder in given if os.path.isabs(folder) and folder in sys.path]
 
 
 def _json_line(value: Any) -> bytes:

@@ -104,5 +104,6 @@ def main(importer: TemplateImporter) -> None:
         sys.stdout.flush()
 
 
-if __name__ == "__main__":
-    main(import_target(sys.argv[1]))
+def run(target: str) -> None:
+    """Answer the requests of a process that was started with the target of an importer."""
+    main(import_target(target))

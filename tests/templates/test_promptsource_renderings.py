@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 import promptsource_reference as reference
-from metalm_cli.errors import MetalmError
+from metalm_cli.errors import EmptyRenderingError, MetalmError
 from metalm_cli.tasks import Cards, Example
 from metalm_cli.templates.importers import promptsource
+from metalm_cli.templates.importers.answers import answer_of
+from metalm_cli.templates.importers.column_names import ANSWER
 from metalm_cli.templates.importers.draft import ImportRefused
 from metalm_cli.templates.importers.separate import separate
 from metalm_cli.templates.importers.trial_render import render_drafts
@@ -31,6 +33,7 @@ ROWS: list[dict[str, Any]] = [
         "options": ["in the park", "at home", "at sea"],
         "gold": number,
         "summary": "A meeting.",
+        "items": {"price": [3]},
     }
     for number in range(3)
 ]
@@ -62,6 +65,7 @@ ORIGINALS: dict[str, tuple[str, str | None]] = {
         "{% endfor %}||| {{ votes | most_frequent | join('/') }}",
         None,
     ),
+    "name-of-a-method": ("{{ story }} Price? ||| {{ items['price'][0] }}", None),
     "own-choices": ("{{ story }} Where? {{ answer_choices | join(', ') }} ||| {{ answer_choices[gold] }}", "x|||y|||z"),
     "row-choices": (
         "{{ story }} Where? {{ answer_choices | join(', ') }} ||| {{ answer_choices[gold] }}",
@@ -70,13 +74,73 @@ ORIGINALS: dict[str, tuple[str, str | None]] = {
 }
 
 
-def import_originals(originals: dict[str, tuple[str, str | None]]) -> tuple[dict[str, Template], dict[str, str]]:
+TARGETS = {
+    "{{ answer_choices[label] }}": ("choice", "{{ ANSWER }}"),
+    "{{ answer_choices[label | int] }}": ("choice", "{{ ANSWER }}"),
+    "{% if label != 3 %}\n{{ answer_choices[label] }}\n{% endif %}": (
+        "choice",
+        "{% if label != 3 %}\n{{ ANSWER }}\n{% endif %}",
+    ),
+    "{% if label %} {{ answer_choices[1] }} {% else %} {{ answer_choices[0] }} {% endif %}": ("choice", "{{ ANSWER }}"),
+    "{{ answers['text'][0] }}": ("value", "{{ ANSWER }}"),
+    "{{ answers.text | choice }}": ("value", "{{ ANSWER }}"),
+    "{{ first }} and {{ second }}": ("text", "{{ ANSWER }}"),
+}
+"""Targets, with what they are and what is left of them around the answer."""
+
+
+def test_targets_that_mean_the_same_are_the_same_answer() -> None:
+    answers = [answer_of(target) for target in TARGETS]
+    assert [(answer.kind, answer.replaced.replace(ANSWER, "ANSWER")) for answer in answers if answer is not None] == [
+        *TARGETS.values()
+    ]
+    label, as_integer, under_condition, branches, first, pick, _ = answers
+    assert label == as_integer == under_condition
+    assert branches == answer_of("{{ answer_choices[1 if label else 0] }}") != label
+    assert first == pick == answer_of("{{ answers.text }}")
+    assert answer_of("{{ [first, second] | choice }} and {{ third }}") is None
+    assert answer_of("a constant") is None
+
+
+def test_original_tasks_are_inverted_only_if_their_answer_is_another() -> None:
+    originals: dict[str, tuple[str, str | None]] = {
+        "first": ("{{ story }} Where? ||| {{ answer_choices[gold] }}", "x|||y|||z"),
+        "labelled": ("Where is {{ story }}? ||| {% if gold != -1 %}{{ answer_choices[gold] }}{% endif %}", "x|||y|||z"),
+        "summary": ("{{ story }} Sum it up. ||| {{ summary }}", None),
+    }
+    templates, refused = import_originals(originals)
+    assert not refused
+    assert {name: template.inverted for name, template in templates.items()} == {
+        "first": False,
+        "labelled": False,
+        "summary": True,
+    }
+    assert templates["labelled"].target == "{% if row.gold != -1 %}{{ answer }}{% endif %}"
+    (file,) = promptsource.read(yaml.safe_dump(entries_of(originals)), {}, "made_up")
+    assert file.notes == ["the answer, which a card for them needs, is {{ answer_choices[gold] }}"]
+
+
+def test_a_row_that_lacks_an_element_has_no_prompt() -> None:
+    templates, _ = import_originals({"third": ("{{ story }} Who? ||| {{ votes[2] }}", None)})
+    template = templates["third"].model_copy(update={"target": "{{ row.votes[2] }}"})
+    assert render(example_of(ROWS[0]), template).target == "b"
+    with pytest.raises(EmptyRenderingError, match="has no prompt") as caught:
+        render(example_of({**ROWS[0], "votes": ["a"]}), template)
+    assert "no element 2" in caught.value.why
+    with pytest.raises(MetalmError, match="fails on made_up"):
+        render(example_of(ROWS[0]), template.model_copy(update={"target": "{{ row.voices[2] }}"}))
+
+
+def entries_of(originals: dict[str, tuple[str, str | None]]) -> dict[str, Any]:
     entries = {
         name: {"name": name, "jinja": jinja, "answer_choices": choices, "metadata": {"original_task": True}}
         for name, (jinja, choices) in originals.items()
     }
-    text = yaml.safe_dump({"dataset": "made_up", "templates": entries})
-    (file,) = promptsource.read(text, {}, "made_up")
+    return {"dataset": "made_up", "templates": entries}
+
+
+def import_originals(originals: dict[str, tuple[str, str | None]]) -> tuple[dict[str, Template], dict[str, str]]:
+    (file,) = promptsource.read(yaml.safe_dump(entries_of(originals)), {}, "made_up")
     answer = render_drafts(file)
     return {values["name"]: Template(**values) for values in answer["templates"]}, dict(answer["refused"])
 

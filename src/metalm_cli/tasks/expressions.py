@@ -8,10 +8,18 @@ from contextlib import contextmanager
 from types import CodeType
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, TemplateRuntimeError, TemplateSyntaxError, Undefined, nodes
+from jinja2 import (
+    StrictUndefined,
+    TemplateError,
+    TemplateRuntimeError,
+    TemplateSyntaxError,
+    Undefined,
+    UndefinedError,
+    nodes,
+)
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import SandboxedEnvironment, SecurityError
-from jinja2.utils import Namespace
+from jinja2.utils import Namespace, missing
 
 from metalm_cli.tasks.template_functions import (
     FILTERS,
@@ -35,6 +43,19 @@ ROW_NAME = "row"
 
 class UncalledMethodError(TemplateRuntimeError):
     """An expression names a method without calling it, where a text is expected."""
+
+
+class MissingElementError(UndefinedError):
+    """An expression reads an element of a list that the list is too short for."""
+
+
+class _StrictUndefined(StrictUndefined):
+    """Value that is not defined; its error says whether it is an element of a list that is too short."""
+
+    def __init__(self, hint: Any = None, obj: Any = missing, name: Any = None, exc: Any = UndefinedError) -> None:
+        is_element = isinstance(name, int) and isinstance(obj, list | tuple)
+        is_of_empty_list = name is None and obj is missing and hint is not None  # as first and last describe it
+        super().__init__(hint, obj, name, MissingElementError if is_element or is_of_empty_list else exc)
 
 
 class UnprintableValueError(TemplateRuntimeError):
@@ -87,7 +108,7 @@ class SandboxEnvironment(SandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(
-            undefined=StrictUndefined, keep_trailing_newline=False, autoescape=False, finalize=_check_printed_value
+            undefined=_StrictUndefined, keep_trailing_newline=False, autoescape=False, finalize=_check_printed_value
         )
         self.globals = {"namespace": Namespace, "range": bounded_range, "zip": zipped}
         self.filters = dict(FILTERS)
@@ -264,6 +285,7 @@ def compile_text(source: str) -> Callable[..., str]:
 
 __all__ = [
     "ENVIRONMENT",
+    "MissingElementError",
     "SecurityError",
     "TemplateError",
     "UncalledMethodError",

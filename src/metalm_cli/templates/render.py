@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 from metalm_cli.errors import EmptyRenderingError, MetalmError
 from metalm_cli.sessions import Causal, Docked, ImageSource, Session
 from metalm_cli.tasks import Example
-from metalm_cli.tasks.expressions import ROW_NAME, compile_text
+from metalm_cli.tasks.expressions import ROW_NAME, MissingElementError, compile_text
 from metalm_cli.templates.template import ANSWER_EXPRESSION, CHOICES_SEPARATOR, InputPart, Template
 
 RENDER_VERSION = 2
@@ -164,7 +164,8 @@ def render(example: Example, template: Template, style: PromptStyle = PromptStyl
         style: Options of the prompt.
 
     Raises:
-        MetalmError: The template fails on this example, or its input or target is empty.
+        EmptyRenderingError: Its input or target is empty, or it reads an element of a list that is too short.
+        MetalmError: The template fails on this example.
     """
     name = f"{example.task} row {example.row} ({template.name})"
     seed = f"{example.task}\0{example.row}\0{template.name}"
@@ -176,6 +177,13 @@ def render(example: Example, template: Template, style: PromptStyle = PromptStyl
         verbatim = [text for text in row_texts if text != _tidied(text)] + _texts_with_blank_lines(example.raw)
         texts = [(part, tidied(_compile_cached(part.text)(values, seed), verbatim)) for part in template.input_parts]
         target = tidied(_compile_cached(template.target)(values, seed), verbatim)
+    except MissingElementError as error:
+        raise EmptyRenderingError(
+            f"template {template.name} has no prompt for an example",
+            where=name,
+            why=f"it reads an element that a column lacks: {error!s:.300}",
+            remedy="test in the template whether the list has the element, or leave the row out",
+        ) from error
     except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise MetalmError(
             f"template {template.name} fails on {example.task}",

@@ -42,7 +42,7 @@ class ColumnNames:
         structured = set().union(*map(_structured_names, trees))
         fields = {name: name for name in names - RESERVED_NAMES} if card is None else _fields_by_column(card)
         self.names = {
-            name: fields[name] if name in fields and name not in structured else f"{ROW_NAME}.{name}" for name in names
+            name: fields[name] if name in fields and name not in structured else _column(name) for name in names
         }
 
     def rename(self, text: str) -> str:
@@ -61,6 +61,15 @@ class ColumnNames:
             pieces.append(value)
         first_values = [f"{{% set {name} = {self.names[name]} %}}" for name in shadowed if self.names[name] != name]
         return "".join([*first_values, *pieces])
+
+
+def _column(name: str) -> str:
+    """Return the expression of a column; a column with the name of a method of mappings is read by its key.
+
+    >>> _column("label"), _column("items")
+    ('row.label', "row['items']")
+    """
+    return f"{ROW_NAME}['{name}']" if hasattr(dict, name) else f"{ROW_NAME}.{name}"
 
 
 def _is_attribute(tokens: Sequence[tuple[str, str]], index: int) -> bool:

@@ -54,6 +54,7 @@ class TemplateDraftFile:
         card: Card that the templates serve, if known.
         drafts: The drafts.
         refused: Names of templates that are not imported, with reasons.
+        notes: Notes for the user about the whole file.
     """
 
     name: str
@@ -61,6 +62,7 @@ class TemplateDraftFile:
     card: Card | None = None
     drafts: list[TemplateDraft] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import yaml
-from jinja2 import nodes
 
 from metalm_cli.tasks import Card
-from metalm_cli.templates.importers.column_names import (
-    ANSWER,
-    CHOICES,
-    ColumnNames,
-    bracketed_keys,
-    expression_tree,
-    printed_expression,
-)
+from metalm_cli.templates.importers.answers import Answer, answer_of, answers_of_card, most_frequent, with_answer
+from metalm_cli.templates.importers.column_names import ANSWER, CHOICES, ColumnNames
 from metalm_cli.templates.importers.draft import (
     ImportRefused,
     TemplateDraft,
@@ -65,20 +58,10 @@ class _Entry:
     asks_for_answer: bool
     lists_choices: bool
 
-    @property
-    def answer(self) -> tuple[bool, nodes.Expr] | None:
-        """Whether the target is an answer choice, and its key or the expression that it prints; None for others."""
-        expression = printed_expression(self.target)
-        if expression is None:
-            return None
-        if (
-            isinstance(expression, nodes.Getitem)
-            and isinstance(expression.node, nodes.Name)
-            and expression.node.name == CHOICES
-            and isinstance(expression.arg, nodes.Expr)
-        ):
-            return True, _plain_key(expression.arg)
-        return False, _whole_value(expression)
+    @cached_property
+    def answer(self) -> Answer | None:
+        """What the target is."""
+        return answer_of(self.target)
 
 
 def read(text: str, cards: Mapping[str, Card], source: str) -> list[TemplateDraftFile]:
@@ -86,7 +69,8 @@ def read(text: str, cards: Mapping[str, Card], source: str) -> list[TemplateDraf
 
     ``|||`` separates input and target; ``answer_choices`` become the template's choices, the correct choice its answer;
     columns become the card's fields, or are read through ``row``. Templates with ``original_task: false``, and those
-    whose target is not the answer, are inverted. Without a card the most frequent target of the file is the answer.
+    whose target is not the answer, are inverted. Without a card the most frequent target of the file is the answer, and
+    a note says which it is.
 
     Raises:
         ImportRefused: The file is not in promptsource's format.
@@ -113,7 +97,12 @@ def read(text: str, cards: Mapping[str, Card], source: str) -> list[TemplateDraf
             entries.append(_entry(name, raw))
         except ImportRefused as error:
             file.refused.append((name, str(error)))
-    answers = _answers_of_card(card) if card is not None else _most_frequent_answer(entries)
+    if card is not None:
+        answers = answers_of_card(card)
+    else:
+        asking = [entry for entry in entries if entry.asks_for_answer] or entries
+        answers = most_frequent([entry.answer for entry in asking])
+        file.notes += [f"the answer, which a card for them needs, is {answer.source:.200}" for answer in answers]
     for entry in entries:
         try:
             file.drafts.append(_draft(entry, card, answers))
@@ -159,53 +148,17 @@ def _entry(name: str, raw: Any) -> _Entry:
     return _Entry(name, input_text, target, choices.strip(), is_original, metadata.get("choices_in_prompt") is True)
 
 
-def _plain_key(expression: nodes.Expr) -> nodes.Expr:
-    """Return a key without ``| int`` around it."""
-    while isinstance(expression, nodes.Filter) and expression.name == "int" and expression.node is not None:
-        expression = expression.node
-    return expression
-
-
-_Answers = Sequence[tuple[bool, nodes.Expr]]
-
-
-def _answers_of_card(card: Card) -> _Answers:
-    """Return the expressions that are a card's answer: keys of its choices, and texts."""
-    answers = [(True, _plain_key(expression_tree(key))) for key in (card.answer.label, card.answer.index) if key]
-    if card.answer.text is not None:
-        answers.append((False, expression_tree(card.answer.text)))
-    return answers
-
-
-def _whole_value(expression: nodes.Expr) -> nodes.Expr:
-    """Return the list of which an expression takes the first value, or any."""
-    match expression:
-        case nodes.Getitem(node=nodes.Expr() as value, arg=nodes.Const(value=0)):
-            return value
-        case nodes.Filter(node=nodes.Expr() as value, name="choice" | "first" | "random"):
-            return value
-    return expression
-
-
-def _most_frequent_answer(entries: Sequence[_Entry]) -> _Answers:
-    """Return the most frequent target of the templates that ask for the answer, the first of several."""
-    targets = [entry.answer for entry in entries if entry.asks_for_answer] or [entry.answer for entry in entries]
-    counts = Counter(repr(target) for target in targets if target is not None)
-    most = max(counts.values(), default=0)
-    return [target for target in targets if target is not None and counts[repr(target)] == most][:1]
-
-
-def _draft(entry: _Entry, card: Card | None, answers: _Answers) -> TemplateDraft:
+def _draft(entry: _Entry, card: Card | None, answers: Sequence[Answer]) -> TemplateDraft:
     words = [word.strip() for word in entry.choices.split(SEPARATOR)] if "{" not in entry.choices else []
     has_other_classes = bool(card is not None and card.verbalizers and words and len(words) != len(card.verbalizers))
     if has_other_classes:
-        answers = [answer for answer in answers if not answer[0]]
+        answers = [answer for answer in answers if answer.kind != "choice"]
     elif card is not None:
         _check_not_swapped(words, card)
-    texts = [_with_answer(text, answers) for text in (entry.input, entry.target)]
-    answer = entry.answer
-    if answer is not None and _is_among(answer, answers):
-        texts[1] = "{{ " + ANSWER + " }}"
+    texts = [with_answer(text, answers) for text in (entry.input, entry.target)]
+    if entry.answer in answers or _is_label_of_choice(entry, card):
+        assert entry.answer is not None, "only a target that is an answer is among the answers"
+        texts[1] = entry.answer.replaced
     choices = entry.choices if any(name in text for name in (CHOICES, ANSWER) for text in texts) else ""
     if has_other_classes:
         constant = f"{{% set {CHOICES} = {json.dumps(words, ensure_ascii=False)} %}}"
@@ -225,6 +178,19 @@ def _draft(entry: _Entry, card: Card | None, answers: _Answers) -> TemplateDraft
     return draft
 
 
+def _is_label_of_choice(entry: _Entry, card: Card | None) -> bool:
+    """Whether the target is the label of the correct option, and the answer choices are the labels of all options.
+
+    The card finds the correct option by its label: ``labels.index(label)``.
+    """
+    if card is None or card.answer.index is None or entry.answer is None or not entry.choices:
+        return False
+    labels = re.fullmatch(r"\{\{\s*([\w.]+)\s*\|\s*join\(\s*(['\"])\|\|\|\2\s*\)\s*\}\}", entry.choices)
+    return labels is not None and answer_of(
+        "{{ " + f"{labels[1]}.index(" + entry.answer.source.strip("{} ") + ") }}"
+    ) == (answer_of("{{ " + card.answer.index + " }}"))
+
+
 def _check_not_swapped(words: Sequence[str], card: Card) -> None:
     """Check that the choices do not mean other classes than the card's."""
     if swaps := swapped_class_names(card.answer.class_names, words):
@@ -233,20 +199,6 @@ def _check_not_swapped(words: Sequence[str], card: Card) -> None:
             f"labels-swapped: class {card.answer.class_names[index]} has the word {words[index]!r}, which means "
             f"{card.answer.class_names[other]}"
         )
-
-
-def _is_among(answer: tuple[bool, nodes.Expr], answers: _Answers) -> bool:
-    return any(is_key == answer[0] and tree == answer[1] for is_key, tree in answers)
-
-
-def _with_answer(text: str, answers: _Answers) -> str:
-    """Replace the correct choice by ``answer``."""
-    pieces, position = [], 0
-    for start, end, key in bracketed_keys(text):
-        if start >= position and _is_among((True, _plain_key(key)), answers):
-            pieces += [text[position:start], ANSWER]
-            position = end
-    return "".join([*pieces, text[position:]])
 
 
 IMPORTER = TemplateImporter(".yaml", read)

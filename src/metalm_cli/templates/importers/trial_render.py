@@ -93,7 +93,7 @@ def render_drafts(file: TemplateDraftFile) -> dict[str, Any]:
     refused_names = {name for name, _ in refused}
     templates = [template for template in templates if template.name not in refused_names]
     if file.card is None and templates:
-        notes += _unmapped_field_notes(templates)
+        notes += [*_unmapped_field_notes(templates), *(("", note) for note in file.notes)]
     return {
         "name": file.name,
         "origin": file.origin,

@@ -23,6 +23,7 @@ from metalm_cli.data.examples.task_selection import open_training_tasks
 from metalm_cli.data.examples.truncation import LengthLimits
 from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import DecoderTokenizer, SessionTokeniser, TokenRules
+from metalm_cli.training.planning.fit_warnings import fit_warnings
 from tiny_models import tokenizer_of
 
 LABELLED = "label | string | trim"
@@ -199,3 +200,39 @@ def test_a_json_lines_task_is_filtered_in_its_slice(tasks: Tasks, tmp_path: Path
     path.write_text(path.read_text().replace("lines.csv", "lines.jsonl").replace("train: rows", "train: rows[10:-20]"))
     (task,) = tasks.corpus(str(path)).tasks
     assert [task.example(position).row for position in range(task.row_count)] == list(range(12, 70, 3))
+
+
+def with_template(tasks: Tasks, name: str, text: str) -> None:
+    path = tasks.folder / "words" / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({"templates": [{"name": "some", "input": text}]}))
+
+
+def test_a_row_that_its_template_renders_empty_gives_way_and_is_counted(tasks: Tasks) -> None:
+    texts = [f"{row} arrived." for row in range(60)]
+    path = tasks.add("pairs", ["yes", "no"] * 30, texts=texts)
+    with_template(tasks, "pairs", "{% if row.text.split()[0] | int < 20 %}{{ text }}{% endif %}")
+    demonstrations = DemonstrationOptions(shots=(1, 1))
+    for options in ({}, {"demonstrations": demonstrations}):
+        builder = builder_of(tasks.corpus(path, **options), 400)
+        sessions = [builder.session(number) for number in range(300)]
+        empty = sum(session.counts["empty_examples"] for session in sessions)
+        assert empty == pytest.approx(200, rel=0.15)
+        assert not any(session.counts["too_long_examples"] for session in sessions)
+        rendered = [tokenizer_of("byte").decode(session.tokenised.ids) for session in sessions]
+        numbers = [int(word) for text in rendered for word in text.split() if word.isdecimal()]
+        assert numbers
+        assert max(numbers) < 20
+    (warning,) = fit_warnings(builder, sessions)
+    assert warning == (
+        f"warning: pairs: {empty} of 300 sampled examples are left out by their template, which renders an empty input "
+        f"or target: some ({empty}); others of the task replace them"
+    )
+
+
+def test_a_task_whose_templates_render_nothing(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_writer, "MAX_DRAWS", 20)
+    path = tasks.add("pairs", ["yes", "no"] * 30)
+    with_template(tasks, "pairs", "{% if text == 'none' %}{{ text }}{% endif %}")
+    with pytest.raises(MetalmError, match="20 examples drawn from pairs are left out") as caught:
+        builder_of(tasks.corpus(path), 100).session(0)
+    assert "render an empty input or target for 20 of them" in caught.value.why

@@ -27,7 +27,7 @@ from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.provenance.model_history import ModelHistory, read_history
 from metalm_cli.sessions import Causal, DecoderTokenizer, Session
 from metalm_cli.tasks import Card, Cards
-from metalm_cli.templates import prompt_to_session, render
+from metalm_cli.templates import prompt_to_session, read_templates, render
 from task_folders import OPEN, ROWS, TaskFolder
 from tiny_language_models import endless_language_model, reciting_language_model, tiny_language_model
 
@@ -614,3 +614,24 @@ def test_intervals_contain_their_scores(task_folder: TaskFolder) -> None:
     columns = record.settings[0].templates[0].each
     assert columns["row"] == list(range(12))
     assert set(columns["value"]) <= {0.0, 1.0}
+
+
+def test_examples_that_a_template_renders_empty_are_left_out_and_counted(task_folder: TaskFolder) -> None:
+    language_model = tiny_language_model("gpt2", "text", n_positions=300)
+    task_folder.card("odd", **CHOICE)
+    path = task_folder.folder / "templates" / "odd.yaml"
+    text = "{% if row.label == 1 %}{{ text }}{% endif %}"
+    path.write_text(json.dumps({"templates": [{"name": "some", "input": text, "choices": "even ||| uneven"}]}))
+    tasks, _, settings = task_folder.open("odd", protocol="in_context", shots=(0, 2))
+    (result,) = Evaluator(language_model, settings).evaluate(tasks)
+    for template_result in result.template_results:
+        assert (template_result.empty, template_result.skipped, template_result.score.n) == (6, 0, 6)
+        assert [sample.row % 2 for sample in template_result.samples] == [1] * 6
+        assert {sample.target for sample in template_result.samples} == {"uneven"}
+        assert all(set(sample.log_likelihood) == {"even", "uneven"} for sample in template_result.samples)
+    record = result_writer.task_record(result)
+    assert [template.empty for setting in record.settings for template in setting.templates] == [6, 6]
+    path.write_text(json.dumps({"templates": [{"name": "some", "input": "{% if row.label == 7 %}x{% endif %}"}]}))
+    read_templates.cache_clear()
+    with pytest.raises(MetalmError, match="renders an empty input or target for every example of odd"):
+        task_folder.open("odd", protocol="in_context")

@@ -65,6 +65,7 @@ class TemplateResult:
         chance: Chance level on the same examples.
         cut: Number of examples whose long field was truncated.
         skipped: Number of examples that do not fit, even truncated, or do not fit with their demonstrations.
+        empty: Number of examples for which the template renders an empty input or target.
         seconds: Time of tokenising, inference and scoring.
         shots: Number of demonstrations before each example.
         extra: Further scores by name: other metrics, and the metric with options ranked in other ways.
@@ -94,6 +95,7 @@ class TemplateResult:
     warnings: tuple[str, ...] = ()
     also_each: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict, repr=False)
     cost: Cost | None = None
+    empty: int = 0
 
 
 @dataclass(frozen=True)
@@ -354,6 +356,7 @@ class Evaluator:
             columns,
             samples,
             prompt_set.note,
+            empty=prompt_set.empty,
             also_each={
                 name: task_metrics.columns_by_example(name, predictions, references)
                 for name in (task.card.metric.also if references else ())

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from metalm_cli.config.locate import display
 from metalm_cli.data.examples.open_examples import Examples, open_examples
 from metalm_cli.data.examples.prompt_builder import PromptRenderer
 from metalm_cli.errors import MetalmError, RowsUnavailableError
@@ -19,6 +20,7 @@ from metalm_cli.evaluation.metrics.text_metrics import split_list
 from metalm_cli.evaluation.settings import PAPER_TEMPLATES, EvaluationSettings
 from metalm_cli.tasks import Card, Cards, Example
 from metalm_cli.tasks.derived_card import DerivedCard, evaluated_limit, scored_split
+from metalm_cli.tasks.expressions import ROW_NAME
 from metalm_cli.templates import PromptStyle, Template, TemplateCollection, scored_templates
 
 
@@ -53,13 +55,16 @@ class EvaluatedTask:
         """Free the rendered prompts."""
         self._renderers.clear()
 
-    def demonstrations(self, example: Example, count: int, settings: EvaluationSettings) -> tuple[Example, ...]:
+    def demonstrations(
+        self, example: Example, count: int, settings: EvaluationSettings, renderer: PromptRenderer | None = None
+    ) -> tuple[Example, ...]:
         """Return demonstrations for an example; a smaller number is a prefix of a larger one.
 
         Args:
             example: The evaluated example; never among its demonstrations.
             count: Number of demonstrations.
             settings: Whether demonstrations are drawn for each example or once for the task, and the seed.
+            renderer: Renderer of the prompts; examples that it renders empty are no demonstrations.
 
         Raises:
             MetalmError: The pool has fewer examples.
@@ -80,6 +85,7 @@ class EvaluatedTask:
                 candidate is not None
                 and not (same_split and candidate.row == example.row)
                 and candidate.inputs != example.inputs
+                and not (renderer is not None and renderer.is_empty(candidate))
             ):
                 demonstrations.append(candidate)
                 if len(demonstrations) == count:
@@ -134,7 +140,8 @@ def open_evaluation_tasks(
                 raise
             missing[card.name] = reason
             continue
-        examples = tuple(draw_examples(source, evaluated_limit(card, settings.limit)))
+        reads_columns = any(ROW_NAME in template.names for template in templates[card.name])
+        examples = tuple(draw_examples(source, evaluated_limit(card, settings.limit), with_columns=reads_columns))
         if not examples and isinstance(card, DerivedCard) and card.part:
             missing[card.name] = f"no row of {source.location} has {card.part}"
             continue
@@ -154,11 +161,26 @@ def open_evaluation_tasks(
                 continue
         task = EvaluatedTask(card, templates[card.name], examples, source, path, collection.path_for(card), pool)
         for template in task.templates:
-            for example in examples:
-                task.renderer(template, settings.style)(example)
+            _check_some_prompt(task, task.renderer(template, settings.style))
         task.demonstrations(examples[0], max(settings.shots, default=0), settings)
         tasks.append(task)
     return tasks, missing
+
+
+def _check_some_prompt(task: EvaluatedTask, renderer: PromptRenderer) -> None:
+    """Render all examples.
+
+    Raises:
+        MetalmError: The template fails on an example, or renders an empty input or target for all.
+    """
+    empty = [example for example in task.examples if renderer.is_empty(example)]
+    if len(empty) == len(task.examples):
+        raise MetalmError(
+            f"template {renderer.template.name} renders an empty input or target for every example of {task.card.name}",
+            where=display(task.template_path),
+            why=f"{len(task.examples):,} examples were rendered",
+            remedy="choose another template (--template), or correct it",
+        )
 
 
 def _missing_reason(error: MetalmError, card: Card, split: str) -> str | None:
@@ -271,8 +293,13 @@ def normalisation_notes(references: Sequence[Example]) -> list[str]:
     ]
 
 
-def draw_examples(source: Examples, limit: int | None) -> Iterator[Example]:
+def draw_examples(source: Examples, limit: int | None, *, with_columns: bool = False) -> Iterator[Example]:
     """Return the examples of a split in the order of their rows: all, or ``limit`` of them drawn by a fixed seed.
+
+    Args:
+        source: The split.
+        limit: Number of examples; None for all.
+        with_columns: Keep the columns of the rows, which take memory, for templates that read them.
 
     Raises:
         MetalmError: A row does not fit the card.
@@ -284,5 +311,5 @@ def draw_examples(source: Examples, limit: int | None) -> Iterator[Example]:
             break
         example = source[index]
         if example is not None:
-            examples.append(replace(example, raw={}))
+            examples.append(example if with_columns else replace(example, raw={}))
     return iter(sorted(examples, key=lambda example: example.row))

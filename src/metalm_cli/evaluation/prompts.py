@@ -67,6 +67,7 @@ class PromptSet:
         prompts: Prompts of the examples that fit.
         cut: Number of examples whose long field was truncated; demonstrations never truncate it further.
         skipped: Number of examples that do not fit, even truncated, or do not fit with their demonstrations.
+        empty: Number of examples for which the template renders an empty input or target.
         note: Message about examples that do not fit with their demonstrations; if none fits, with the largest number
             of demonstrations that would.
     """
@@ -74,6 +75,7 @@ class PromptSet:
     prompts: tuple[EncodedPrompt, ...]
     cut: int
     skipped: int
+    empty: int = 0
     note: str = ""
 
 
@@ -81,6 +83,8 @@ def build_prompts(
     language_model: LanguageModel, task: EvaluatedTask, template: Template, shots: int, settings: EvaluationSettings
 ) -> PromptSet:
     """Render the examples of a task, truncate them to fit, and tokenise them.
+
+    Examples for which the template renders an empty input or target are left out and counted.
 
     Args:
         language_model: The model.
@@ -96,10 +100,11 @@ def build_prompts(
     style = style_of_task(language_model, task.card, template, settings.style)
     delimiter = language_model.decoder_tokenizer.rules.target_delimiter
     answer_renderer = task.renderer(template, replace(style, rationale=False))
-    references = [with_rendered_answers(example, answer_renderer) for example in task.examples]
     renderer = task.renderer(template, style)
+    examples = [example for example in task.examples if not renderer.is_empty(example)]
+    references = [with_rendered_answers(example, answer_renderer) for example in examples]
     length = session_length(language_model, settings)
-    lengths = answer_lengths(language_model, task, references, renderer, settings)
+    lengths = answer_lengths(language_model, task.card, examples, references, renderer, settings)
     is_open = asks_for_rationale(task.card, style) or not all(reference.options for reference in references)
     builders: dict[int, PromptBuilder] = {}
     for answer_length in lengths:
@@ -112,7 +117,7 @@ def build_prompts(
     unreadable: list[str] = []
     too_long: list[tuple[Example, PromptBuilder]] = []
     cut = skipped = 0
-    for example, reference, answer_length in zip(task.examples, references, lengths, strict=True):
+    for example, reference, answer_length in zip(examples, references, lengths, strict=True):
         builder = builders[answer_length.reserved]
         fitted = builder.truncate(example, with_answer=False)
         if fitted is None:
@@ -120,7 +125,7 @@ def build_prompts(
             continue
         example, was_cut = fitted
         cut += was_cut
-        demonstrations = task.demonstrations(example, shots, settings)
+        demonstrations = task.demonstrations(example, shots, settings, renderer)
         session = builder.session(example, demonstrations, with_answer=False)
         if demonstrations and not builder.limits.fits(session):
             too_long.append((example, builder))
@@ -139,7 +144,9 @@ def build_prompts(
         _images_note(task, unreadable),
     ]
     note = "; ".join(filter(None, notes))
-    return PromptSet(tuple(prompts), cut, skipped + len(too_long) + len(unreadable), note)
+    return PromptSet(
+        tuple(prompts), cut, skipped + len(too_long) + len(unreadable), len(task.examples) - len(examples), note
+    )
 
 
 class _TokenisedPrompts:
@@ -244,7 +251,7 @@ def _demonstrations_note(
         return f"{phrase} not fit with {len(too_long)} of {len(task.examples)} examples, which are not scored"
 
     def fits(example: Example, builder: PromptBuilder, count: int) -> bool:
-        demonstrations = task.demonstrations(example, count, settings)
+        demonstrations = task.demonstrations(example, count, settings, builder.prompt)
         return builder.limits.fits(builder.session(example, demonstrations, with_answer=False))
 
     counts = range(shots - 1, 0, -1)
@@ -292,7 +299,8 @@ class AnswerLength:
 
 def answer_lengths(
     language_model: LanguageModel,
-    task: EvaluatedTask,
+    card: Card,
+    examples: Sequence[Example],
     references: Sequence[Example],
     renderer: PromptRenderer,
     settings: EvaluationSettings,
@@ -305,8 +313,9 @@ def answer_lengths(
 
     Args:
         language_model: The model.
-        task: The task.
-        references: Its examples with answers and options as the template renders them.
+        card: Card of the task.
+        examples: Its examples.
+        references: The examples with answers and options as the template renders them.
         renderer: Renderer of the prompts, with their rationales.
         settings: Settings of the evaluation.
     """
@@ -316,13 +325,13 @@ def answer_lengths(
     def longest(texts: Sequence[str]) -> int:
         return TOKENS_BEYOND_ANSWER + max(len(tokenizer.encode_target(delimiter + text)) for text in texts)
 
-    has_rationale = asks_for_rationale(task.card, settings.style)
+    has_rationale = asks_for_rationale(card, settings.style)
     if not has_rationale and all(reference.options for reference in references):
         return [AnswerLength(tokens, tokens) for tokens in (longest(reference.options) for reference in references)]
-    usual = RATIONALE_TOKENS if has_rationale else NEW_TOKENS_BY_CLUSTER.get(task.card.cluster, ANSWER_TOKENS)
+    usual = RATIONALE_TOKENS if has_rationale else NEW_TOKENS_BY_CLUSTER.get(card.cluster, ANSWER_TOKENS)
     texts = [
         [renderer(example).target] if has_rationale else [*reference.answers, *reference.options]
-        for example, reference in zip(task.examples, references, strict=True)
+        for example, reference in zip(examples, references, strict=True)
     ]
     needed = [max(usual, longest(answers)) for answers in texts]
     if settings.max_answer_tokens is not None:
@@ -343,7 +352,7 @@ def with_rendered_answers(example: Example, renderer: PromptRenderer) -> Example
         example: The example.
         renderer: Renderer of the template, without rationales.
     """
-    if renderer.template.target == ANSWER_EXPRESSION:
+    if renderer.template.target == ANSWER_EXPRESSION and renderer.template.choices is None:
         return example
 
     def render_answer(answer: str) -> str:

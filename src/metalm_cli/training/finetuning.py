@@ -209,9 +209,7 @@ class Finetuning(Run):
             if len(rows) == options.examples:
                 break
             example = examples[index]
-            if example is None:
-                continue
-            fitted = prompts.fit(example)
+            fitted = None if example is None or prompts.prompt.is_empty(example) else prompts.fit(example)
             if fitted is None:
                 continue
             session = self.session_builder.read(fitted.session)

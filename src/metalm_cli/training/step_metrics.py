@@ -26,6 +26,7 @@ LOGGED_COUNTERS = (
     "cut_examples",
     "too_long_examples",
     "broken_images",
+    "empty_examples",
     "lost_demonstrations",
 )
 """Counters in every record, as totals since the start of the run."""
@@ -135,13 +136,14 @@ def summary(totals: Mapping[str, int]) -> str:
         return f"{totals.get(name, 0):,}"
 
     if not totals.get("split_documents") and "cut_examples" in totals:
-        images = totals.get("broken_images", 0)
+        images, empty = totals.get("broken_images", 0), totals.get("empty_examples", 0)
         broken = f"; examples with images that cannot be read: {images:,}" if images else ""
+        left_out = f"; examples that templates render empty: {empty:,}" if empty else ""
         return (
             f"data: {count('documents')} examples in {count('source_tokens')} positions, "
             f"{count('docked_positions')} of them docked; {count('padded_positions')} positions padded; "
             f"long fields truncated: {count('cut_examples')}; examples that did not fit: {count('too_long_examples')}"
-            f"{broken}"
+            f"{left_out}{broken}"
         )
     return (
         f"data: {count('source_tokens')} source tokens of {count('documents')} documents, "

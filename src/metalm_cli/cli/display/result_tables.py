@@ -149,6 +149,7 @@ def _task_data(record: ResultRecord, name: str, task: TaskRecord, setting: Setti
         "template_scores": [template.score for template in setting.templates],
         "cut": max((template.cut for template in setting.templates), default=0),
         "skipped": max((template.skipped for template in setting.templates), default=0),
+        "empty": max((template.empty for template in setting.templates), default=0),
         "at_limit": max((template.at_limit for template in setting.templates), default=0),
         "extra": setting.extra,
     }
@@ -187,12 +188,13 @@ def _notes(record: ResultRecord) -> list[str]:
     for field, description in (
         ("cut", "have truncated inputs"),
         ("skipped", "do not fit the model, and are not scored"),
+        ("empty", "templates render empty, and are not scored"),
     ):
         counts: dict[str, int] = {}
         for name, setting in settings:
             # Examples without room for their demonstrations are counted in a note.
             field_counts = (
-                getattr(template, field) for template in setting.templates if field == "cut" or not template.note
+                getattr(template, field) for template in setting.templates if field != "skipped" or not template.note
             )
             counts[name] = max([counts.get(name, 0), *field_counts])
         entries = [f"{name} {count}" for name, count in counts.items() if count]

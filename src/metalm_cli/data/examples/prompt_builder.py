@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from metalm_cli.data.examples.long_inputs import split_into_windows
 from metalm_cli.data.examples.truncation import LengthLimits, shorten_long_field, truncate_example
+from metalm_cli.errors import EmptyRenderingError
 from metalm_cli.sessions import Session
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import Prompt, PromptStyle, Template, prompt_to_session, render
@@ -34,6 +35,18 @@ class PromptRenderer:
         if key not in self._prompts:
             self._prompts[key] = self.render(example)
         return self._prompts[key]
+
+    def is_empty(self, example: Example) -> bool:
+        """Whether the template renders an empty input or target, so that the example has no prompt.
+
+        Raises:
+            MetalmError: The template fails on the example.
+        """
+        try:
+            self(example)
+        except EmptyRenderingError:
+            return True
+        return False
 
     def render(self, example: Example) -> Prompt:
         """Render an example without the cache, for truncations that are only tried."""
@@ -117,12 +130,22 @@ class PromptBuilder:
 
         Args:
             example: The example.
-            demonstrations: Answered examples that precede it; the last ones are dropped first.
+            demonstrations: Answered examples that precede it; those that the template renders empty are dropped, then
+                the last ones.
             max_demonstration_tokens: Maximum decoder tokens of all demonstrations.
 
         Returns:
             None if the example does not fit.
+
+        Raises:
+            EmptyRenderingError: The template renders an empty input or target for the example.
+            MetalmError: The template fails on an example.
         """
+        demonstrations = [
+            demonstration
+            for demonstration in demonstrations
+            if not self.prompt.is_empty(self._shortened(demonstration))
+        ]
         for shots in range(len(demonstrations), -1, -1):
             used = demonstrations[:shots]
             if shots and (

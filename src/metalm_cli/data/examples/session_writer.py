@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ from metalm_cli.data.examples.pack_examples import TaskSession
 from metalm_cli.data.examples.prompt_builder import PromptBuilder
 from metalm_cli.data.examples.task_corpus import PlannedExample, TaskCorpus
 from metalm_cli.data.examples.truncation import LengthLimits
-from metalm_cli.errors import MetalmError
+from metalm_cli.errors import EmptyRenderingError, MetalmError
 from metalm_cli.sessions import Session, SessionTokeniser, TokenisedSession, UnreadableImageError
 from metalm_cli.sessions.images import OUTSIDE
 from metalm_cli.templates import Template
@@ -21,11 +21,13 @@ MIN_CACHED_TOKENS = 16
 """Decoder positions that a cached session counts for at least."""
 MAX_DRAWS = 1_000
 """A task fails if this many independent draws in place of an example do not fit."""
-TOO_LONG, BROKEN_IMAGES = "too_long_examples", "broken_images"
-"""Counters of examples that give way to others: those that do not fit, and those with an image that is not read."""
+TOO_LONG, EMPTY, BROKEN_IMAGES = "too_long_examples", "empty_examples", "broken_images"
+"""Counters of examples in whose place another is drawn: those that do not fit, those that their template renders empty,
+and those with an image that is not read."""
 BYTES_PER_POSITION = 16
 """Bytes of a tokenised session per decoder position, for sessions with images, whose pixels take far more."""
-Fitted = tuple[TokenisedSession, dict[str, int]]
+Fitted = tuple[TokenisedSession, dict[str, int]] | str
+"""A session with its counters, or the counter of the reason why there is none."""
 
 
 @dataclass
@@ -41,7 +43,7 @@ class SessionBuilder:
     corpus: TaskCorpus
     tokenise: SessionTokeniser
     limits: LengthLimits
-    _cache: OrderedDict[Any, Fitted | str] = field(default_factory=OrderedDict)
+    _cache: OrderedDict[Any, Fitted] = field(default_factory=OrderedDict)
     _cached_tokens: int = 0
     hits: int = 0
     misses: int = 0
@@ -58,24 +60,37 @@ class SessionBuilder:
         """The session at a number.
 
         Raises:
-            MetalmError: A row or a template is wrong, or no example of a task fits.
+            MetalmError: A row or a template is wrong, or no example of a task fits and is rendered.
         """
         planned = self.corpus.get(number)
-        obstacles = dict.fromkeys((TOO_LONG, BROKEN_IMAGES), 0)
+        reasons: list[str] = []
         for attempt in range(MAX_DRAWS):
             if attempt:
                 planned = self.corpus.replacement(number, attempt)
             fitted = self._fitted_session(planned)
             if not isinstance(fitted, str):
                 tokenised, counts = fitted
-                return TaskSession(tokenised, planned.task, {**counts, **obstacles}, number)
-            if not any(obstacles.values()):
-                obstacles[fitted] = 1
+                replaced = {reason: int(reasons[:1] == [reason]) for reason in (TOO_LONG, EMPTY, BROKEN_IMAGES)}
+                return TaskSession(tokenised, planned.task, {**counts, **replaced}, number)
+            reasons.append(fitted)
+        raise self._no_session_error(planned, number, Counter(reasons))
+
+    def _no_session_error(self, planned: PlannedExample, number: int, reasons: Counter[str]) -> MetalmError:
         card = self.corpus.tasks[planned.task].card
-        raise MetalmError(
-            f"{MAX_DRAWS:,} examples drawn from {card.name} do not fit into {self.limits.length} positions",
+        long_field = card.long_inputs.field if card.long_inputs is not None else "none"
+        empty = f"templates render an empty input or target for {reasons[EMPTY]:,} of them" if reasons[EMPTY] else ""
+        broken = f"images of {reasons[BROKEN_IMAGES]:,} of them cannot be read" if reasons[BROKEN_IMAGES] else ""
+        if not reasons[TOO_LONG]:
+            return MetalmError(
+                f"{reasons.total():,} examples drawn from {card.name} are left out",
+                where=self.corpus.where(number),
+                why="; ".join(filter(None, [empty, broken])),
+                remedy=f"{'choose other templates' if empty else 'repair the images'}, or leave the task out",
+            )
+        return MetalmError(
+            f"{reasons[TOO_LONG]:,} examples drawn from {card.name} do not fit into {self.limits.length} positions",
             where=self.corpus.where(number),
-            why=f"the long field of the card: {card.long_inputs.field if card.long_inputs is not None else 'none'}",
+            why="; ".join(filter(None, [f"the long field of the card: {long_field}", empty, broken])),
             remedy="raise data.sequence_length or the encoder's max_length, or leave the task out",
         )
 
@@ -98,8 +113,8 @@ class SessionBuilder:
                 raise
             return None
 
-    def _fitted_session(self, planned: PlannedExample) -> Fitted | str:
-        """The cached session of an example with its counters; the counter of the obstacle if there is none."""
+    def _fitted_session(self, planned: PlannedExample) -> Fitted:
+        """The cached session of an example with its counters, or why it has none."""
         if planned.key in self._cache:
             self.hits += 1
             self._cache.move_to_end(planned.key)
@@ -113,11 +128,13 @@ class SessionBuilder:
             self._cached_tokens -= _cache_cost(oldest)
         return fitted
 
-    def _build(self, planned: PlannedExample) -> Fitted | str:
+    def _build(self, planned: PlannedExample) -> Fitted:
         max_tokens = self.corpus.options.demonstrations.max_tokens or float("inf")
-        fitted = self.prompts_of(planned.task, planned.template).fit(
-            planned.example, planned.demonstrations, max_tokens
-        )
+        prompts = self.prompts_of(planned.task, planned.template)
+        try:
+            fitted = prompts.fit(planned.example, planned.demonstrations, max_tokens)
+        except EmptyRenderingError:
+            return EMPTY
         if fitted is None:
             return TOO_LONG
         tokenised = self.read(fitted.session)
@@ -131,7 +148,7 @@ class SessionBuilder:
         return tokenised, counts | _size_counts(tokenised)
 
 
-def _cache_cost(fitted: Fitted | str) -> int:
+def _cache_cost(fitted: Fitted) -> int:
     """Decoder positions that a cached session counts for, or the obstacle of an example without one."""
     if isinstance(fitted, str):
         return MIN_CACHED_TOKENS

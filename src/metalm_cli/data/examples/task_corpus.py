@@ -15,7 +15,7 @@ from metalm_cli.data.examples.training_rows import TrainingRows
 from metalm_cli.data.sampling.index_plan import IndexPlan, PlannedRow, key_of
 from metalm_cli.data.sampling.mixing_rates import mixing_rates
 from metalm_cli.data.sampling.row_slots import numpy_generator
-from metalm_cli.errors import MetalmError
+from metalm_cli.errors import EmptyRenderingError, MetalmError
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import PromptStyle, Template, render, scored_templates
 
@@ -251,7 +251,10 @@ class TaskCorpus:
                 continue
             task = self.tasks[planned_row.source]
             example = task.example(planned_row.row)
-            prompt = render(example, self._choose_template(task, example.row, number), self.style)
+            try:
+                prompt = render(example, self._choose_template(task, example.row, number), self.style)
+            except EmptyRenderingError:  # the template leaves the row out
+                continue
             yield f"{prompt.text} {prompt.target}".strip()
 
 

@@ -242,6 +242,7 @@ def template_record(template_result: TemplateResult, metric: MetricName) -> Temp
         },
         cut=template_result.cut,
         skipped=template_result.skipped,
+        empty=template_result.empty,
         seconds=round(template_result.seconds, 3),
         note=template_result.note,
         max_answer_tokens=template_result.max_answer_tokens,

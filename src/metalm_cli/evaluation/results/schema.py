@@ -65,6 +65,7 @@ class TemplateRecord(RecordPart):
         also_each: Columns by example of other metrics that an aggregate reads, by metric.
         cut: Number of examples whose long field was truncated.
         skipped: Number of examples that do not fit the model.
+        empty: Number of examples for which the template renders an empty input or target.
         seconds: Time of tokenising, inference and scoring.
         note: Message about examples that do not fit with their demonstrations.
         max_answer_tokens: Maximum number of new tokens of open answers; None if answers are among options.
@@ -73,7 +74,7 @@ class TemplateRecord(RecordPart):
         cost: Time, positions, FLOPs and memory of an example; None if all answers were cached.
     """
 
-    optional_keys = frozenset({"also_each", "note", "max_answer_tokens", "at_limit", "warnings", "cost"})
+    optional_keys = frozenset({"also_each", "empty", "note", "max_answer_tokens", "at_limit", "warnings", "cost"})
 
     template: str
     score: float | None
@@ -87,6 +88,7 @@ class TemplateRecord(RecordPart):
     also_each: dict[str, dict[str, list[Any]]] = {}
     cut: int = 0
     skipped: int = 0
+    empty: int = 0
     seconds: float = 0.0
     note: str = ""
     max_answer_tokens: int | None = None

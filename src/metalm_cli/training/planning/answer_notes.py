@@ -57,7 +57,11 @@ def _same_tokens_note(task: TrainingTask, examples: list[Example], corpus: TaskC
     """Describe the examples whose options the model cannot learn to distinguish; an empty text if there are none."""
     template = next((template for template in task.templates if not template.inverted), task.templates[0])
     renderer = PromptRenderer(template, corpus.style)
-    references = [with_rendered_answers(example, renderer) for example in examples if example.options]
+    references = [
+        with_rendered_answers(example, renderer)
+        for example in examples
+        if example.options and not renderer.is_empty(example)
+    ]
     affected = same_tokens(references, lambda _, option: tokens.ids(option))
     if not affected:
         return ""

@@ -64,7 +64,7 @@ class EvaluatedTask:
             example: The evaluated example; never among its demonstrations.
             count: Number of demonstrations.
             settings: Whether demonstrations are drawn for each example or once for the task, and the seed.
-            renderer: Renderer of the prompts; examples that it renders empty are no demonstrations.
+            renderer: Renderer of the prompts; examples that it renders empty are left out.
 
         Raises:
             MetalmError: The pool has fewer examples.

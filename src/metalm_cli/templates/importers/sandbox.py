@@ -109,8 +109,8 @@ def _module_folders() -> list[str]:
     These are the absolute folders of ``PYTHONPATH``, as far as this process uses them, so that the same metalm and the
     same plugins are imported. The working folder, which may hold the imported files, is never among them.
     """
-    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return [folder for folder in given if os.path.isabs(folder) and folder in sys.path]
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [folder for folder in folders if os.path.isabs(folder) and folder in sys.path]
 
 
 def _json_line(value: Any) -> bytes:

@@ -98,9 +98,9 @@ def run(folder: Path) -> Path:
 def test_a_picture_is_learned_and_broken_ones_are_counted(folder: Path, run: Path) -> None:
     assert micro.metalm("evaluate", run, "--task", "colours", "--protocol", "in_context") == 0
     (path,) = (run / "results").glob("*.json")
-    text = path.read_text()
-    (task,) = [task for task in json.loads(text)["tasks"] if task["task"] == "colours"]
-    assert (task["score"], task["chance"]["uniform"]) == (100, 50)
+    (setting,) = json.loads(path.read_text())["tasks"]["colours"]["settings"]
+    (template,) = setting["templates"]
+    assert (setting["score"], template["chance"]["uniform"]) == (100, 50)
     sources = json.loads((run / "data.json").read_text())["sources"]
     assert sources[0]["left_out"] == {"image missing": 1}
     assert sources[0]["usable"] == 15

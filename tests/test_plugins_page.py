@@ -185,7 +185,7 @@ def test_the_reference_and_the_json_schema_have_the_keys(site: Path, used: tuple
     assert "| `tokens` | a whole number of at least 1 | `8` | Number of docked tokens. |" in page
     assert "### `model.encoders.NAME.connector.gated`" in page
     assert "linear, mlp, stack, mean, queries or gated" in page
-    assert "text, vision, first_layer or null" in page
+    assert "text, vision, fused, first_layer or null" in page
     schema = json.loads(metalm(used[0], "recipe", "schema", site=site).stdout)
     objectives = [
         schema["$defs"][entry["$ref"].rpartition("/")[2]] for entry in schema["properties"]["objective"]["anyOf"]

@@ -11,7 +11,8 @@ import pytest
 from metalm_cli.cli import completion
 from metalm_cli.evaluation.request import AUTO
 from metalm_cli.evaluation.settings import PROTOCOLS
-from metalm_cli.tasks import CLUSTERS, Cards
+from metalm_cli.tasks import Cards
+from metalm_cli.tasks.clusters import read_clusters
 from metalm_cli.tasks.registry import GROUP_NAMES
 from metalm_cli.templates import collection_names
 
@@ -25,8 +26,8 @@ def names(completions: completion.Completions) -> list[str]:
 
 def test_names_are_those_that_exist() -> None:
     assert names(completion.complete_task("")) == Cards().names
-    assert names(completion.complete_cluster("")) == list(CLUSTERS)
-    assert names(completion.complete_group("")) == [*CLUSTERS, *GROUP_NAMES]
+    assert names(completion.complete_cluster("")) == list(read_clusters().clusters)
+    assert names(completion.complete_group("")) == [*read_clusters().clusters, *GROUP_NAMES]
     assert names(completion.complete_collection("")) == collection_names()
     assert dict(completion.complete_task("rte")) == {"rte": Cards()["rte"].description}
     assert completion.complete_task("no_such") == []

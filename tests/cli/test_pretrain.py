@@ -290,6 +290,7 @@ def test_every_shipped_recipe_is_tested_here() -> None:
 
     tested = {*SHIPPED, *FROM_THE_HUB, "paper/gpt-same-decoder", "paper/gpt-same-total"}
     tested |= {"docked", "align"}  # tests/training/test_pretrained_rates.py, tests/training/test_distillation.py
+    tested |= {"compress", "passages"}  # resolved by tests/config/test_shipped.py; their studies run their stages
     # The demo's recipes are run by test_demo.
     shipped = [name for name in shipped_names() if not name.startswith("demo/")]
     assert {name for name in shipped if command_of(find_recipe(name)) == "pretrain"} == tested

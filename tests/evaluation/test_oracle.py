@@ -94,7 +94,8 @@ def open_shipped_tasks(settings: EvaluationSettings, cache: Path, *, with_ration
     selected = [
         card
         for card in cards.all()
-        if is_available(card, default_split(card), data_root, cards.paths[card.name])
+        if not card.images
+        and is_available(card, default_split(card), data_root, cards.paths[card.name])
         and (not with_rationales or card.answer.rationale is not None)
     ]
     tasks, missing = open_evaluation_tasks(cards, selected, settings, data_root=data_root, offline=True, cache=cache)

@@ -42,6 +42,9 @@ REASONS = {
     "train.cache_encoders": "changes results by rounding: tests/training/test_cached_encoders.py",
     "train.encoder_cache_gb": "does not change results: tests/training/test_cached_encoders.py",
     "data.workers": "does not change rows: tests/data/test_loader.py",
+    "data.broken_images": "acts on images: tests/training/test_image_tasks.py",
+    "data.truncate": "acts on long fields: tests/data/test_truncation.py",
+    "data.long_field_tokens": "acts on long fields: tests/data/test_truncation.py",
     "dangerous.trust_remote_code": "needs a checkpoint with code",
     **{
         f"stages.0.{key}": "sets keys of a stage: tests/training/test_stages.py"

@@ -29,6 +29,8 @@ CHANGEABLE_KEYS = (
     "data.workers",
 )
 """Keys that may change on resume: they affect neither the data nor, without dropout, the computation."""
+YOUNGER_KEYS = {"data.broken_images": "skip"}
+"""Keys that records of earlier versions lack, with the value that these versions acted by."""
 SCHEDULE_KEYS = ("train.steps",)
 """Keys that may change on resume and affect the remaining steps: the schedule follows the new value."""
 
@@ -68,6 +70,7 @@ def check_recipe(folder: RunFolder, recipe: Recipe, record: dict[str, Any] | Non
             remedy="restore the file, or start a new run",
         )
     current = _comparable_leaves(recipe_record(recipe))
+    saved = {key: value for key, value in YOUNGER_KEYS.items() if key in current} | saved
     changed = sorted(key for key in saved.keys() | current.keys() if saved.get(key) != current.get(key))
     fixed = [key for key in changed if key not in CHANGEABLE_KEYS and key not in SCHEDULE_KEYS]
     if fixed:

@@ -178,7 +178,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": (f"{_COMMANDS}.data.data:app", "Mirror hub data sets, list local data sets, clean up."),
     "export": (
         f"{_COMMANDS}.models.export:export",
-        "Export a finished model or adapter as a plain Hugging Face folder, to disk or to the hub.",
+        "Export finished models or adapters as a plain Hugging Face folder, to disk or to the hub.",
     ),
     "demo": (
         f"{_COMMANDS}.project.demo:demo",

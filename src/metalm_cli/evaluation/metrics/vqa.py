@@ -65,8 +65,8 @@ def vqa_accuracy(text: str, references: Sequence[str]) -> float:
 
     Source: https://visualqa.org/evaluation.html; Goyal et al. 2017.
 
-    >>> vqa_accuracy("blue", ["blue"] * 3 + ["navy"] * 7)
-    0.8999999999999999
+    >>> round(vqa_accuracy("blue", ["blue"] * 3 + ["navy"] * 7), 6)
+    0.9
     """
     answers = [_one_line(reference) for reference in references]
     text = _one_line(text)

@@ -254,7 +254,13 @@ def _drop_local_paths(folder: Path) -> None:
         content = without_local_paths(json.loads(lineage.read_text(encoding="utf-8")))
         lineage.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if (card := folder / CARD_FILE).is_file():
-        card.write_text(without_local_folders(card.read_text(encoding="utf-8")), encoding="utf-8")
+        try:
+            text = card.read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise MetalmError(
+                "the model card is not UTF-8", where=CARD_FILE, why=str(error), remedy="restore it, or delete it"
+            ) from error
+        card.write_text(without_local_folders(text), encoding="utf-8")
 
 
 def _append_to_card(folder: Path, section: str) -> None:

@@ -21,6 +21,7 @@ from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
 from metalm_cli.models.encoders import check_layer, encoder_io_for, load_tokenizer, without_pooler
 from metalm_cli.models.images.image_processors import default_image_processor
 from metalm_cli.models.images.resolution import check_image_size, fit_resolution
+from metalm_cli.models.images.sizes import height_and_width
 from metalm_cli.models.images.towers import tower_config, tower_note
 from metalm_cli.models.tokenizer_training import train_tokenizer
 
@@ -159,7 +160,7 @@ class PartLoader:
         encoder_io = encoder_io_for(config, part.adapter)
         if encoder_io.kind != "text":
             reads_size = folder is not None or hasattr(encoder_io, "image_size")
-            return config, folder if reads_size else default_image_processor(*_pair(config.image_size))
+            return config, folder if reads_size else default_image_processor(*height_and_width(config.image_size))
         if part.adapter is None and hasattr(config, "num_channels") and not hasattr(config, "vocab_size"):
             raise MetalmError(
                 f"a {config.model_type} model reads images, but gives no vectors of patches",
@@ -305,10 +306,6 @@ def _config_errors(where: str) -> AbstractContextManager[None]:
     """Return a context manager for building a config or a model, whose failures depend on the family."""
     remedy = "set a model_type that transformers knows, and valid fields of its config"
     return loading_errors("a model cannot be built from the config", f"{where}.config", remedy)
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size[0], size[1]) if isinstance(size, list | tuple) else (size, size)
 
 
 def _tokenizer_fields(tokenizer: Any) -> dict[str, int]:

@@ -335,3 +335,14 @@ def matrix_weights(module: nn.Module, *, trained_only: bool = False) -> int:
         for parameter in module.parameters()
         if parameter.dim() >= 2 and id(parameter) not in embedding_ids and (parameter.requires_grad or not trained_only)
     )
+
+
+def attention_flops(length: int, width: int, *, causal: bool) -> float:
+    """Return the forward FLOPs of a position for the attention scores and values of a layer.
+
+    Args:
+        length: Positions of a row.
+        width: Hidden width.
+        causal: Count only half.
+    """
+    return 4.0 * length * width * (0.5 if causal else 1.0)

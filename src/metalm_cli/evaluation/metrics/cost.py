@@ -20,7 +20,7 @@ from torch import nn
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.models.compressing_connectors import connector_flops
 from metalm_cli.models.metalm import MetaLM
-from metalm_cli.models.trainable import matrix_weights, transformer_layers
+from metalm_cli.models.trainable import attention_flops, matrix_weights, transformer_layers
 from metalm_cli.sessions import TokenisedSession
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -143,5 +143,5 @@ def session_flops(model: Any, session: TokenisedSession) -> float | None:
 
 
 def _stack_flops(module: nn.Module, width: int, length: int, *, causal: bool) -> float:
-    attention = 4.0 * length * width * (0.5 if causal else 1.0)
+    attention = attention_flops(length, width, causal=causal)
     return sum(length * (2.0 * matrix_weights(layer) + attention) for layer in transformer_layers(module))

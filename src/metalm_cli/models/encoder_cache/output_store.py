@@ -45,7 +45,7 @@ class OutputStore:
 
     Attributes:
         damaged: Number of entries whose checksum differed.
-        problem: Why entries are no longer written; empty while they are written.
+        problem: Why the store has stopped writing entries; empty while it writes them.
     """
 
     def __init__(self, folder: Path, section: str, max_bytes: int) -> None:

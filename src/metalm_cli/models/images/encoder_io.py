@@ -14,6 +14,7 @@ from torch import Tensor
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.encoders import LAST_LAYER, outputs_of_layer
 from metalm_cli.models.images.image_processors import load_image_processor, pixels_of
+from metalm_cli.models.images.sizes import Size, height_and_width, size_text
 from metalm_cli.sessions import ImageProcessor
 from metalm_cli.sessions.compression import Grid
 
@@ -32,16 +33,16 @@ class VisionEncoderIO:
     def width(self, config: Any) -> int:
         return int(config.hidden_size)
 
-    def image_size(self, config: Any) -> tuple[int, int]:
+    def image_size(self, config: Any) -> Size:
         """Return the height and width of the images that are read, in pixels."""
         size = getattr(config, "image_size", None)
         if size is None:  # SigLIP 2 states the number of patches
             size = math.isqrt(config.num_patches) * config.patch_size
-        return _pair(size)
+        return height_and_width(size)
 
     def grid(self, config: Any) -> Grid:
         """Return the rows and columns of the patches."""
-        size, patch = self.image_size(config), _pair(config.patch_size)
+        size, patch = self.image_size(config), height_and_width(config.patch_size)
         return size[0] // patch[0], size[1] // patch[1]
 
     def processor(self, name: str, source: Any, model: Any, options: dict[str, Any]) -> ImageProcessor:
@@ -52,7 +53,8 @@ class VisionEncoderIO:
             raise MetalmError(
                 f"the image processor of encoder {name!r} gives images of another size than the encoder reads",
                 where=f"model.encoders.{name}",
-                why=f"it gives {_by(given_shape)}, the encoder reads {_by(shape)} (channels, height, width)",
+                why=f"it gives {size_text(given_shape)}, the encoder reads {size_text(shape)} "
+                "(channels, height, width)",
                 remedy="use the image processor that the encoder was saved with",
             )
         rows, columns = self.grid(model.config)
@@ -77,7 +79,7 @@ class VisionEncoderIO:
         pixels = inputs["pixel_values"].to(next(model.parameters()).dtype)
         if not reads_flat_patches(model):
             return outputs_of_layer(model, {"pixel_values": pixels}, self.layer)
-        patches = flat_patches(pixels, _pair(model.config.patch_size))
+        patches = flat_patches(pixels, height_and_width(model.config.patch_size))
         rows, columns = self.grid(model.config)
         flat = {
             "pixel_values": patches,
@@ -92,7 +94,7 @@ def reads_flat_patches(model: Any) -> bool:
     return "spatial_shapes" in inspect.signature(model.forward).parameters
 
 
-def flat_patches(pixels: Tensor, patch: tuple[int, int]) -> Tensor:
+def flat_patches(pixels: Tensor, patch: Size) -> Tensor:
     """Divide images into patches, row by row; the channels of a pixel are neighbours.
 
     Args:
@@ -104,11 +106,3 @@ def flat_patches(pixels: Tensor, patch: tuple[int, int]) -> Tensor:
     """
     patches = pixels.unfold(2, patch[0], patch[0]).unfold(3, patch[1], patch[1])  # [u, c, rows, columns, height, width]
     return patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value[0], value[1]) if isinstance(value, list | tuple) else (value, value)
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

@@ -11,6 +11,7 @@ from torch import Tensor
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.encoders import TextEncoderIO, load_tokenizer
 from metalm_cli.models.images.image_processors import load_image_processor
+from metalm_cli.models.images.sizes import Size, height_and_width
 from metalm_cli.sessions import FusedProcessor, ImageProcessor
 from metalm_cli.sessions.compression import Grid
 
@@ -28,10 +29,10 @@ class FusedEncoderIO:
     def width(self, config: Any) -> int:
         return int(config.hidden_size)
 
-    def image_size(self, config: Any) -> tuple[int, int]:
+    def image_size(self, config: Any) -> Size:
         """Return the height and width of the images that are read, in pixels."""
         size = _image_config(config).image_size
-        return (size[0], size[1]) if isinstance(size, list | tuple) else (size, size)
+        return height_and_width(size)
 
     def patches(self, config: Any) -> Grid:
         """Return the rows and columns of the patches; they are not the last outputs."""

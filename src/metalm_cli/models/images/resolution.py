@@ -17,9 +17,7 @@ from metalm_cli.models.images.image_processors import (
     load_image_processor,
     resized_processor,
 )
-
-Size = tuple[int, int]
-"""Height and width, in pixels or patches."""
+from metalm_cli.models.images.sizes import Size, height_and_width, size_text
 
 BIAS_TABLE = "relative_position_bias_table"
 """Name of BEiT's table: a row for each offset between two patches, then three for the class vector."""
@@ -45,11 +43,11 @@ def check_image_size(encoder_io: Any, config: Any, image_size: int | None, where
         return
     if encoder_io.kind != "vision":
         raise _own_size_only(config, own, size, key)
-    patch = _pair(config.patch_size)
+    patch = height_and_width(config.patch_size)
     if any(image_size % side for side in patch):
         below = max(1, image_size // max(patch)) * max(patch)
         raise MetalmError(
-            f"images of {_by(size)} pixels cannot be divided into patches of {_by(patch)}",
+            f"images of {size_text(size)} pixels cannot be divided into patches of {size_text(patch)}",
             where=key,
             remedy=f"set it to a multiple of {max(patch)}, such as {below} or {below + max(patch)}",
         )
@@ -57,7 +55,7 @@ def check_image_size(encoder_io: Any, config: Any, image_size: int | None, where
 
 def _own_size_only(config: Any, own: Size, size: Size, where: str) -> MetalmError:
     return MetalmError(
-        f"a {config.model_type} encoder reads images of {_by(own)} pixels, not of {_by(size)}",
+        f"a {config.model_type} encoder reads images of {size_text(own)} pixels, not of {size_text(size)}",
         where=where,
         remedy="leave image_size out, and use the image processor that the encoder was saved with",
     )
@@ -94,7 +92,7 @@ def fit_resolution(
         where: Key of the encoder, for messages.
 
     Raises:
-        MetalmError: There is no image processor, or the tower cannot read the size.
+        MetalmError: The folder has no image processor, or the tower cannot read the size.
     """
     own: Size = encoder_io.image_size(encoder.config)
     size = own if image_size is None else (image_size, image_size)
@@ -111,7 +109,7 @@ def fit_resolution(
     if size == own:
         return FittedTower(encoder, processor, [])
     reason = "" if image_size is not None else ", as its image processor gives them"
-    note = f"{where}: reads images of {_by(size)} pixels{reason}; it was trained with {_by(own)}"
+    note = f"{where}: reads images of {size_text(size)} pixels{reason}; it was trained with {size_text(own)}"
     return FittedTower(resized_tower(encoder, size, build, where), processor, [note])
 
 
@@ -152,7 +150,7 @@ def _interpolated(encoder: Any, name: str, shape: tuple[int, ...], size: Size, w
         if owner is not None:
             table = _positions(owner, encoder.get_parameter(name), encoder.config, size)
     if table is None or table.numel() != torch.Size(shape).numel():
-        own = _by(_pair(encoder.config.image_size))
+        own = size_text(height_and_width(encoder.config.image_size))
         raise MetalmError(
             f"a {encoder.config.model_type} tower reads images of {own} pixels only",
             where=f"{where}.image_size",
@@ -174,7 +172,7 @@ def _owner(encoder: nn.Module, name: str) -> Any:
 
 def _positions(owner: Any, table: Tensor, config: Any, size: Size) -> Tensor | None:
     """Interpolate the table of positions; rows before those of patches (class vectors) stay as they are."""
-    rows, columns = _grid(_pair(config.image_size), config)
+    rows, columns = _grid(height_and_width(config.image_size), config)
     if rows != columns:  # transformers takes the former grid for a square
         return None
     vectors = table.reshape(-1, table.shape[-1])
@@ -192,13 +190,5 @@ def _resized_biases(module: Any, grid: Size) -> Tensor:
 
 
 def _grid(size: Size, config: Any) -> Size:
-    patch = _pair(config.patch_size)
+    patch = height_and_width(config.patch_size)
     return size[0] // patch[0], size[1] // patch[1]
-
-
-def _pair(value: Any) -> Size:
-    return (value[0], value[1]) if isinstance(value, list | tuple) else (value, value)
-
-
-def _by(size: Size) -> str:
-    return f"{size[0]} x {size[1]}"

@@ -15,7 +15,7 @@ from torch import nn
 from metalm_cli.models.compressing_connectors import connector_flops
 from metalm_cli.models.encoders import patches_of
 from metalm_cli.models.metalm import MetaLM
-from metalm_cli.models.trainable import matrix_weights, transformer_layers
+from metalm_cli.models.trainable import attention_flops, matrix_weights, transformer_layers
 from metalm_cli.sessions import Batch
 from metalm_cli.sessions.compression import Grid
 
@@ -34,12 +34,11 @@ def stack_flops(
         input_needs_gradient: A trained part precedes the stack.
     """
     total, needs_gradient = 0.0, input_needs_gradient
+    attention = attention_flops(length, width, causal=causal)
     for layer in transformer_layers(module):
         weights, trained = matrix_weights(layer), matrix_weights(layer, trained_only=True)
-        attention = 4.0 * length * width * (0.5 if causal else 1.0)
-        forward = positions * (2.0 * weights + attention)
         layer_is_trained = any(parameter.requires_grad for parameter in layer.parameters())
-        total += forward
+        total += positions * (2.0 * weights + attention)
         if needs_gradient or layer_is_trained:
             total += positions * attention * 2
             total += positions * 2.0 * (weights * int(needs_gradient) + trained)

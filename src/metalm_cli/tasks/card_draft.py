@@ -10,10 +10,9 @@ from itertools import islice
 from typing import Any
 
 from metalm_cli.common.languages import guess_language
-from metalm_cli.common.slug import slug
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.card import DEFAULT_VALIDATION_SHARE
-from metalm_cli.tasks.column_types import ID_COLUMNS, MAX_CLASS_LENGTH, Column, is_name, summarize_columns
+from metalm_cli.tasks.column_types import ID_COLUMNS, MAX_CLASS_LENGTH, Column, field_name, summarize_columns
 
 LONG_FIELD_LENGTH = 200
 """A field with texts longer than this becomes the card's truncatable field."""
@@ -45,8 +44,6 @@ OPTION_COLUMNS = ("options", "choices", "candidates", "endings")
 MAX_LANGUAGE_TEXTS = 1_000
 """Maximum number of texts from which the language is guessed."""
 OPTION_LETTERS = "ABCDEFGHIJ"
-RESERVED_NAMES = {"answer", "options", "choices", "rationale", "fields", "task", "demonstrations", "row"}
-"""Names that fields must not have."""
 BOOLEAN_WORDS = {"True": "yes", "False": "no", "true": "yes", "false": "no"}
 
 
@@ -321,8 +318,7 @@ def _select_fields(columns: Sequence[Column], row_count: int) -> tuple[dict[str,
         elif len(column.value_hashes) == 1 and row_count > 1 and not column.blank_rows:
             unused.append(f"{column.name}: same value in every row")
         else:
-            name = slug(column.name, "_")
-            name = f"the_{name}" if name in RESERVED_NAMES or not is_name(name) else name
+            name = field_name(column.name)
             fields[name if name not in fields else f"{name}_{len(fields)}"] = column
     return fields, unused
 

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from jinja2 import TemplateError
 
+from metalm_cli.common.slug import slug
 from metalm_cli.errors import MetalmError
+from metalm_cli.tasks.card import RESERVED_NAMES
 from metalm_cli.tasks.expressions import ROW_NAME, names_in
 
 MAX_CLASSES = 20
@@ -22,6 +24,8 @@ MAX_CLASS_LENGTH = 40
 INDEX_NAME = re.compile(r"(unnamed(: \d+)?)?", re.IGNORECASE)
 """Names that pandas gives to the column of row numbers."""
 ID_COLUMNS = ("id", "idx", "uid", "guid", "uuid", "index", "qid", "pairid", "row_id")
+DRAFT_RESERVED_NAMES = RESERVED_NAMES | {ROW_NAME}
+"""Names that drafted fields do not have."""
 
 NUMBER = re.compile(r"\d+")
 CODE = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w-]{16,}")
@@ -146,6 +150,16 @@ def is_name(text: str) -> bool:
         return re.fullmatch(r"[A-Za-z_]\w*", text) is not None and names_in(text) == {text}
     except TemplateError:
         return False
+
+
+def field_name(column: str) -> str:
+    """Return the name of the field that is drafted for a column.
+
+    >>> field_name("Review text"), field_name("answer")
+    ('review_text', 'the_answer')
+    """
+    name = slug(column, "_")
+    return f"the_{name}" if name in DRAFT_RESERVED_NAMES or not is_name(name) else name
 
 
 def _kind_of(value: Any) -> Kind:

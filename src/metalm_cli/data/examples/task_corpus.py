@@ -152,8 +152,7 @@ class TaskCorpus:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides the session at a number."""
-        unused = KEYS_WITHOUT_EFFECT | self.options.keys_without_effect
-        parts: list[object] = [self.seed, fingerprint_json(self.options, unused)]
+        parts: list[object] = [self.seed, fingerprint_json(self.options, KEYS_WITHOUT_EFFECT)]
         for task in self.tasks:
             files = [file.sha256 for file in task.examples.files]
             parts += [
@@ -163,8 +162,7 @@ class TaskCorpus:
                 files,
                 task.examples.revision,
             ]
-            templates = [fingerprint_json(template, template.keys_without_effect) for template in task.templates]
-            parts += [templates, list(task.rows.excluded)]
+            parts += [[fingerprint_json(template) for template in task.templates], list(task.rows.excluded)]
             if len(task.rows.usable) != task.rows.usable.rows:
                 parts += ["usable", len(task.rows.usable)]
         return f"{key_of(*parts):016x}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from metalm_cli.data.sources.base import RandomAccessRows
@@ -15,7 +14,7 @@ def open_world_rows(task: str, split: str) -> RandomAccessRows:
     """Open a split of a task of the world; ``pictures/…`` are the tasks about its pictures.
 
     Raises:
-        MetalmError: There is no such task or split.
+        MetalmError: The task or the split does not exist.
     """
     if task.startswith(PICTURES):
         return MiniworldPictureRows(task.removeprefix(PICTURES), split)
@@ -32,7 +31,7 @@ class MiniworldExampleRows(RandomAccessRows):
         self._rows = task_rows.rows(task, split)
 
     def __reduce__(self) -> Any:
-        return MiniworldExampleRows, (self.task, self.split)
+        return type(self), (self.task, self.split)
 
     @property
     def rows(self) -> int:
@@ -45,7 +44,7 @@ class MiniworldExampleRows(RandomAccessRows):
         return f"task {self.task} of the world, {self.split} row {row}"
 
 
-class MiniworldPictureRows(RandomAccessRows):
+class MiniworldPictureRows(MiniworldExampleRows):
     """Labelled rows about pictures of the miniature world; a picture is drawn when its row is read."""
 
     def __init__(self, task: str, split: str) -> None:
@@ -54,20 +53,10 @@ class MiniworldPictureRows(RandomAccessRows):
         self.task, self.split = task, split
         self._rows = picture_rows.scene_rows(task, split)
 
-    def __reduce__(self) -> Any:
-        return MiniworldPictureRows, (self.task, self.split)
-
-    @property
-    def rows(self) -> int:
-        return len(self._rows)
-
     def load(self, row: int) -> Any:
         from metalm_cli.miniworld.pictures import picture_rows
 
         return picture_rows.with_pictures(self.task, self._rows[row])
-
-    def scan(self, rows: range) -> Iterator[Any]:
-        yield from map(self.load, rows)
 
     def where(self, row: int) -> str:
         return f"task {PICTURES}{self.task} of the world, {self.split} row {row}"

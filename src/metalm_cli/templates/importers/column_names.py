@@ -9,7 +9,7 @@ from jinja2 import TemplateError, nodes
 from jinja2.meta import find_undeclared_variables
 
 from metalm_cli.tasks import Card
-from metalm_cli.tasks.card_draft import RESERVED_NAMES
+from metalm_cli.tasks.column_types import DRAFT_RESERVED_NAMES
 from metalm_cli.tasks.expressions import ENVIRONMENT, ROW_NAME, names_in
 from metalm_cli.templates.importers.draft import ImportRefused
 from metalm_cli.templates.importers.row_shapes import TEXT_FILTERS, TEXT_METHODS
@@ -40,7 +40,7 @@ class ColumnNames:
         trees = [_parse(text) for text in texts]
         names = set().union(*map(find_undeclared_variables, trees)) - {ANSWER, CHOICES, UNUSED, *ENVIRONMENT.globals}
         structured = set().union(*map(_structured_names, trees))
-        fields = {name: name for name in names - RESERVED_NAMES} if card is None else _fields_by_column(card)
+        fields = {name: name for name in names - DRAFT_RESERVED_NAMES} if card is None else _fields_by_column(card)
         self.names = {
             name: fields[name] if name in fields and name not in structured else _column(name) for name in names
         }

@@ -136,13 +136,15 @@ class _Reader:
 
     def read(self, node: nodes.Node) -> Shape:
         """Note how a node uses columns, and return the shape of its value."""
+        if isinstance(node, NUMBER_OPERATORS):
+            return self._read_number_operator(node)
         method = getattr(self, f"_read_{type(node).__name__}", None)
         if method is not None:
             shape: Shape = method(node)
             return shape
         for child in node.iter_child_nodes():
             self.read(child)
-        return Shape(is_number=True) if isinstance(node, NUMBER_OPERATORS) else Shape()
+        return Shape()
 
     def _read_Name(self, node: nodes.Name) -> Shape:
         if node.name in self.locals:
@@ -289,21 +291,16 @@ class _Reader:
             self.locals.update({name.name: Shape() for name in node.target.find_all(nodes.Name)})
         return Shape()
 
+    def _read_number_operator(self, node: nodes.BinExpr) -> Shape:
+        for side in (node.left, node.right):
+            self.read(side).is_number = True
+        return Shape(is_number=True)
+
     def _read_CondExpr(self, node: nodes.CondExpr) -> Shape:
         self.read(node.test)
         if node.expr2 is not None:
             self.read(node.expr2)
         return self.read(node.expr1)
-
-
-for _operator in NUMBER_OPERATORS:
-
-    def _read_number(self: _Reader, node: Any) -> Shape:
-        for side in (node.left, node.right):
-            self.read(side).is_number = True
-        return Shape(is_number=True)
-
-    setattr(_Reader, f"_read_{_operator.__name__}", _read_number)
 
 
 def _attribute(node: nodes.Filter) -> str | None:

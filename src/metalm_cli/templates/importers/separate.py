@@ -51,7 +51,7 @@ def separate(text: str) -> tuple[str, str]:
         A branch without separator has no target.
 
     Raises:
-        ImportRefused: There is no separator, or a row can pass more than one.
+        ImportRefused: The text has no separator, or a row can pass more than one.
 
     Example:
         >>> separate("{% if a %}Say {{ a }}|||{{ b }}{% endif %}")

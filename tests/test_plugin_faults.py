@@ -240,7 +240,7 @@ def test_the_recipe_schema_has_the_data_source(sources: Path) -> None:
     assert "data.sources.0.world" in done.stdout + done.stderr, "the note names the source that is dropped"
 
 
-def test_an_importer_that_fails_to_load_in_the_sandbox_is_named(sources: Path) -> None:
+def test_an_importer_that_fails_in_the_sandbox_is_named(sources: Path) -> None:
     (sources / "words.txt").write_text("one\n")
     arguments = ["templates", "import", "lines", "words.txt", "--out", "out"]
     done = metalm(sources, *arguments, site=sources)

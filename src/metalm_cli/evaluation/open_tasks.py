@@ -161,13 +161,13 @@ def open_evaluation_tasks(
                 continue
         task = EvaluatedTask(card, templates[card.name], examples, source, path, collection.path_for(card), pool)
         for template in task.templates:
-            _check_some_prompt(task, task.renderer(template, settings.style))
+            _check_prompts(task, task.renderer(template, settings.style))
         task.demonstrations(examples[0], max(settings.shots, default=0), settings)
         tasks.append(task)
     return tasks, missing
 
 
-def _check_some_prompt(task: EvaluatedTask, renderer: PromptRenderer) -> None:
+def _check_prompts(task: EvaluatedTask, renderer: PromptRenderer) -> None:
     """Render all examples.
 
     Raises:
@@ -201,7 +201,7 @@ def select_templates(templates: Sequence[Template], choice: str, card: Card) -> 
         card: The card, for messages.
 
     Raises:
-        MetalmError: There is no template of that name, it is inverted, or all are.
+        MetalmError: The template does not exist or is inverted, or all are inverted.
     """
     usable = scored_templates(templates)
     if not usable:

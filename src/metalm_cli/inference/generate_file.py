@@ -205,7 +205,7 @@ def _missing_images(line: InputLine, input_file: InputFile) -> Iterator[str]:
 
 def has_images(input_file: InputFile) -> bool:
     """Whether a line names an image, as far as this is known without a model."""
-    return any(True for line in input_file.lines for _ in _named_images(line))
+    return any(list(_named_images(line)) for line in input_file.lines)
 
 
 def line_to_session(

@@ -152,8 +152,8 @@ class LanguageModel:
         """Continue each prompt.
 
         Args:
-            prompts: Sessions, or texts, which are docked as those of ``metalm generate``: the first text encoder reads
-                them, and a model without encoders reads them as causal text.
+            prompts: Sessions, or texts, which are docked as those of ``metalm generate``: the text encoder reads them,
+                and a model without encoders reads them as causal text.
             max_new_tokens: Maximum number of new tokens; the decoder's positions may end a text earlier.
             stop: Texts that end an answer and are not part of it.
             options: Options of transformers' ``generate`` (``num_beams``, ``do_sample``, ``length_penalty``, ...);

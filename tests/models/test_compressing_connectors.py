@@ -230,8 +230,14 @@ def test_slices_are_bounded_and_change_nothing(model, name, monkeypatch) -> None
         if bound is None:
             assert len(calls.shapes) == 1
         else:
-            assert all(shape[0] == 1 or shape[0] * positions <= bound for shape in calls.shapes)
-            assert len(calls.shapes) == math.ceil(11 / max(1, bound // positions))
+            lengths = [positions if name == "vision" else shape[1] for shape in calls.shapes]
+            sizes = [shape[0] for shape in calls.shapes]
+            full = [max(1, bound // longest) for longest in lengths]
+            assert sizes[:-1] == full[:-1]
+            assert sizes[-1] <= full[-1]
+            assert lengths == sorted(lengths, reverse=True)
+            assert lengths[0] == positions
+            assert len(calls.shapes) <= math.ceil(11 / max(1, bound // positions))
     for vectors, slice_gradients in results[1:]:
         torch.testing.assert_close(vectors, results[0][0], atol=1e-6, rtol=1e-5)
         assert_same(slice_gradients, results[0][1])

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from metalm_cli.models import attention
 from metalm_cli.models import loss as loss_module
-from metalm_cli.models.attention import SHORT_SEGMENT, computes_segments_apart, decoder_mask, segmented_attention
+from metalm_cli.models.attention import (
+    SHORT_SEGMENT,
+    computes_segments_apart,
+    decoder_mask,
+    fp32_if_short,
+    segmented_attention,
+)
 from metalm_cli.models.capabilities import measure_decoder, use_segmented_attention
 from metalm_cli.models.decoders import full_logits, head_of, hidden_states
 from metalm_cli.sessions import ROOT, Row, TokenisedSession, build_row, collate
@@ -80,11 +88,11 @@ def test_short_segments_of_16_bits_are_computed_in_fp32(mixed: bool) -> None:
     dtype = torch.float32 if mixed else torch.bfloat16
     query, key, value = (torch.randn(1, 2, sum(lengths), 8, dtype=dtype, requires_grad=True) for _ in range(3))
     segments = torch.arange(2).repeat_interleave(torch.tensor(lengths))[None, None, None]
-    attention = torch.nn.Identity()
+    module = torch.nn.Identity()
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-        output, _ = segmented_attention(attention, query, key, value, segments)
+        output, _ = segmented_attention(module, query, key, value, segments)
         with torch.no_grad():
-            without_gradient, _ = segmented_attention(attention, query, key, value, segments)
+            without_gradient, _ = segmented_attention(module, query, key, value, segments)
     assert output.dtype == without_gradient.dtype == torch.bfloat16
     short = slice(0, lengths[0])
     in_fp32 = scaled_dot_product_attention(*(x[:, :, short].float() for x in (query, key, value)), is_causal=True)
@@ -94,6 +102,33 @@ def test_short_segments_of_16_bits_are_computed_in_fp32(mixed: bool) -> None:
     gradient = torch.autograd.grad(output[:, short].float().sum(), value)[0]
     expected = torch.autograd.grad(in_fp32.sum(), value)[0]
     torch.testing.assert_close(gradient, expected, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("masked", ["no", "bool", "additive"])
+def test_short_texts_of_16_bits_are_computed_in_fp32_with_their_mask(masked: str, monkeypatch) -> None:
+    dtypes = []
+
+    def attend(module, query, *inputs, **options):
+        dtypes.append(query.dtype)
+        return sdpa_attention_forward(module, query, *inputs, **options)
+
+    monkeypatch.setattr(attention, "sdpa_attention_forward", attend)
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 2, 9, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    visible = torch.ones(2, 1, 9, 9, dtype=torch.bool)
+    visible[1, ..., 5:] = False
+    additive = torch.zeros(2, 1, 9, 9, dtype=torch.bfloat16).masked_fill(~visible, torch.finfo(torch.bfloat16).min)
+    mask = {"no": None, "bool": visible, "additive": additive}[masked]
+    output, weights = fp32_if_short(torch.nn.Identity(), query, key, value, mask, is_causal=False)
+    expected = scaled_dot_product_attention(
+        query.float(), key.float(), value.float(), attn_mask=None if masked == "no" else visible
+    )
+    assert weights is None
+    assert torch.equal(output, expected.transpose(1, 2).bfloat16())
+    with torch.no_grad():
+        in_16_bits, _ = fp32_if_short(torch.nn.Identity(), query, key, value, mask, is_causal=False)
+    assert dtypes == [torch.float32, torch.bfloat16]
+    torch.testing.assert_close(output, in_16_bits, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("kind", PACKED)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 SEGMENTED = "metalm_segmented"
 """Attention implementation of transformers by :func:`segmented_attention`, for models that pass masks on unchanged."""
 
+FP32_IF_SHORT = "metalm_fp32_if_short"
+"""Attention implementation of transformers by :func:`fp32_if_short`: SDPA with any mask."""
+
 SHORT_SEGMENT = 256
 """Positions up to which a CPU's backward pass of 16-bit attention takes longer than that of fp32 attention.
 
@@ -91,8 +94,8 @@ def segmented_attention(
 ) -> tuple[Tensor, None]:
     """Compute causal attention for each segment of packed rows apart, without a mask.
 
-    The time does not grow with the square of the row's length. With any other mask it is SDPA. Short segments of 16-bit
-    values that need a gradient are computed in fp32 (:data:`SHORT_SEGMENT`). Letters: h heads, d head width.
+    The time does not grow with the square of the row's length. With any other mask it is SDPA. Short segments are
+    computed by :func:`fp32_if_short`. Letters: h heads, d head width.
 
     Args:
         module: The attention module.
@@ -109,23 +112,43 @@ def segmented_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     options = {**options, "is_causal": True}
     rows = []
-    for row, segment_ids in enumerate(attention_mask[:, 0, 0]):
+    # Splitting has a cheaper backward pass than indexing, which fills a gradient of all rows for each row.
+    for segment_ids, *row in zip(
+        attention_mask[:, 0, 0], *(tensor.split(1) for tensor in (query, key, value)), strict=True
+    ):
         lengths = segment_ids.unique_consecutive(return_counts=True)[1].tolist()
-        queries, keys, values = (tensor[row : row + 1].split(lengths, dim=2) for tensor in (query, key, value))
-        outputs = [_causal_attention(module, segment, options) for segment in zip(queries, keys, values, strict=True)]
-        rows.append(torch.cat(outputs, 1))
+        queries, keys, values = (tensor.split(lengths, dim=2) for tensor in row)
+        segments = zip(queries, keys, values, strict=True)
+        rows.append(torch.cat([fp32_if_short(module, *segment, None, **options)[0] for segment in segments], 1))
     return torch.cat(rows), None
 
 
-def _causal_attention(module: Any, segment: tuple[Tensor, ...], options: dict[str, Any]) -> Tensor:
-    query, key, value = segment
+def fp32_if_short(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Compute SDPA; on a CPU in fp32, if its 16-bit backward pass would take longer (:data:`SHORT_SEGMENT`).
+
+    Args:
+        module: The attention module.
+        query: ``[b, h, s, d]``; keys and values likewise, perhaps with fewer heads.
+        key: Keys.
+        value: Values.
+        attention_mask: Any mask of SDPA.
+        options: Further arguments of transformers' SDPA.
+
+    Returns:
+        ``[b, s, h, d]`` in the dtype of SDPA's outputs, and no attention weights.
+    """
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
-    if device != "cpu" or dtype.itemsize != 2 or not query.requires_grad or query.shape[2] > SHORT_SEGMENT:
-        return sdpa_attention_forward(module, query, key, value, None, **options)[0]
+    has_gradient = query.requires_grad and torch.is_grad_enabled()
+    if device != "cpu" or dtype.itemsize != 2 or not has_gradient or key.shape[2] > SHORT_SEGMENT:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.float()
     with torch.autocast(device, enabled=False):
-        output, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), None, **options)
-    return output.to(dtype)
+        output, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **options)
+    return output.to(dtype), None
 
 
 def computes_segments_apart(config: Any, length: int) -> bool:
@@ -134,10 +157,11 @@ def computes_segments_apart(config: Any, length: int) -> bool:
     return getattr(config, "_attn_implementation", None) == SEGMENTED and (window is None or length <= window)
 
 
-def register_segmented_attention() -> None:
-    """Register :func:`segmented_attention` with transformers; other masks are those of SDPA."""
-    AttentionInterface.register(SEGMENTED, segmented_attention)
-    AttentionMaskInterface.register(SEGMENTED, sdpa_mask)
+def register_attention() -> None:
+    """Register the attention implementations of this module with transformers; other masks are those of SDPA."""
+    for name, attend in ((SEGMENTED, segmented_attention), (FP32_IF_SHORT, fp32_if_short)):
+        AttentionInterface.register(name, attend)
+        AttentionMaskInterface.register(name, sdpa_mask)
 
 
 def flex_predicate(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.models.attention import SEGMENTED, register_segmented_attention
+from metalm_cli.models.attention import SEGMENTED, register_attention
 from metalm_cli.models.decoders import expand_cache, full_logits, head_of, hidden_states, plain_generation
 from metalm_cli.models.families.encoder_only import encode
 from metalm_cli.models.mlm_heads import masked_head
@@ -164,7 +164,7 @@ def use_segmented_attention(decoder: Any) -> bool:
         unpacked = torch.cat([decoder(input_ids=ids, use_cache=False).logits for ids in documents], 1)
         return full_logits(decoder, embeds, _pack(*documents)), unpacked
 
-    register_segmented_attention()
+    register_attention()
     try:
         decoder.set_attn_implementation(SEGMENTED)
         with measuring(decoder):

@@ -8,17 +8,17 @@ decides which output positions are docked; the encoder IO only runs the model.
 from __future__ import annotations
 
 import inspect
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from metalm_cli.common import registry
 from metalm_cli.common.hub import no_connections
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.loading_errors import first_line
-from metalm_cli.sessions import Processor, TextProcessor
+from metalm_cli.sessions import DockTable, Processor, TextProcessor
 from metalm_cli.sessions.compression import Grid
 from metalm_cli.sessions.decoder_tokenizer import tokens_without_embedding
 
@@ -174,7 +174,9 @@ def patches_of(encoder_io: EncoderIO, config: Any) -> Grid | None:
     return grid_of(encoder_io, config) if patches is None else patches(config)
 
 
-def in_slices(inputs: dict[str, Tensor], bound: int | None, grid: Grid | None) -> list[dict[str, Tensor]]:
+def in_slices(
+    inputs: dict[str, Tensor], bound: int | None, grid: Grid | None
+) -> list[tuple[list[int], dict[str, Tensor]]]:
     """Divide the inputs of an encoder into slices of whole contents.
 
     Args:
@@ -183,17 +185,42 @@ def in_slices(inputs: dict[str, Tensor], bound: int | None, grid: Grid | None) -
         grid: Rows and columns of the patches of an image (:func:`patches_of`).
 
     Returns:
-        Slices in order; one, if the number of positions is unknown.
+        The indices of the contents of each slice, and its inputs; one slice, if the number of positions is unknown.
+        Texts are sorted by length, the longest first, and each slice is padded to its own longest text.
     """
     count = len(next(iter(inputs.values())))
     positions = (grid[0] * grid[1] if grid else 0) + (inputs["input_ids"].shape[1] if "input_ids" in inputs else 0)
     size = count if bound is None or not positions else max(1, bound // positions)
-    if size >= count or any(len(tensor) != count for tensor in inputs.values()):
-        return [inputs]
-    # The slices differ by at most one content.
-    slices = -(-count // size)
-    bounds = [count * index // slices for index in range(slices + 1)]
-    return [{key: tensor[a:b] for key, tensor in inputs.items()} for a, b in pairwise(bounds)]
+    if bound is None or size >= count or any(len(tensor) != count for tensor in inputs.values()):
+        return [(list(range(count)), inputs)]
+    is_text = set(inputs) == {"input_ids", "attention_mask"}
+    lengths: list[int] = inputs["attention_mask"].sum(1).tolist() if is_text else [positions] * count
+    slices = []
+    order = sorted(range(count), key=lambda index: -lengths[index])
+    while order:
+        longest = lengths[order[0]]
+        indices, order = order[: max(1, bound // longest)], order[max(1, bound // longest) :]
+        slices.append(
+            (
+                indices,
+                {key: tensor[indices, :longest] if is_text else tensor[indices] for key, tensor in inputs.items()},
+            )
+        )
+    return slices
+
+
+def outputs_in_slices(encoder_io: EncoderIO, encoder: Any, table: DockTable, bound: int | None) -> Tensor:
+    """Compute the docked outputs of all contents of a table, ``[t, width]``, in slices of bounded positions."""
+    slices = in_slices(table.inputs, bound, patches_of(encoder_io, encoder.config))
+    each = [encoder_io.outputs(encoder, inputs) for _, inputs in slices]
+    if len(each) == 1:
+        return each[0][table.rows, table.columns]
+    starts, start = [0] * sum(len(indices) for indices, _ in slices), 0
+    for (indices, _), outputs in zip(slices, each, strict=True):
+        for index in indices:
+            starts[index], start = start, start + outputs.shape[1]
+    rows = torch.tensor(starts, device=table.rows.device)[table.rows]
+    return torch.cat([outputs.flatten(0, 1) for outputs in each])[rows + table.columns]
 
 
 def has_patches(config: Any) -> bool:

@@ -24,8 +24,7 @@ from metalm_cli.models.encoders import (
     EncoderIO,
     encoder_io_for,
     grid_of,
-    in_slices,
-    patches_of,
+    outputs_in_slices,
     without_pooler,
 )
 from metalm_cli.models.loss import divergence, linear_cross_entropy, linear_divergence
@@ -234,9 +233,7 @@ class MetaLM(PreTrainedModel):
         trains = any(parameter.requires_grad for parameter in encoder.parameters())
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
             bound = self.pass_positions(table.rows.device)
-            slices = in_slices(table.inputs, bound, patches_of(self.encoder_ios[name], encoder.config))
-            each = [self.encoder_ios[name].outputs(encoder, inputs) for inputs in slices]
-            return (each[0] if len(each) == 1 else torch.cat(each))[table.rows, table.columns]
+            return outputs_in_slices(self.encoder_ios[name], encoder, table, bound)
 
     def embed(self, input_ids: Tensor, docks: dict[str, DockTable] | None = None) -> Tensor:
         """Build the decoder's input vectors, without positions.

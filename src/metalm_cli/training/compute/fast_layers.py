@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.models.assembly import Assembly
+from metalm_cli.models.attention import FP32_IF_SHORT, register_attention
 from metalm_cli.models.capabilities import use_segmented_attention
 from metalm_cli.models.metalm import MetaLM
 from metalm_cli.models.trainable import transformer_layers
 
 
 def use_fast_attention(assembly: Assembly, recipe: Recipe, device: torch.device) -> None:
-    """On a CPU, compute the segments of packed rows apart, unless the recipe names an attention or compiles the layers.
+    """On a CPU, use the attention that is fastest there, unless the recipe names the decoder's or compiles the layers.
 
-    SDPA with a mask computes every pair of positions of a row; a GPU has ``flex_attention`` instead.
+    A decoder computes the segments of packed rows apart: SDPA with a mask computes every pair of positions of a row (a
+    GPU has ``flex_attention`` instead). Encoders that train compute short texts in fp32.
     """
+    if device.type != "cpu" or recipe.train.compile or not isinstance(assembly.model, MetaLM):
+        return
     part = recipe.model.decoder
-    is_chosen = part is not None and part.attention != "auto"
-    if device.type == "cpu" and isinstance(assembly.model, MetaLM) and not is_chosen and not recipe.train.compile:
+    if part is None or part.attention == "auto":
         use_segmented_attention(assembly.model.decoder)
+    register_attention()
+    encoder: Any
+    for encoder in assembly.model.encoders.values():
+        trains = any(parameter.requires_grad for parameter in encoder.parameters())
+        if trains and getattr(encoder.config, "_attn_implementation", None) == "sdpa":
+            encoder.set_attn_implementation(FP32_IF_SHORT)
 
 
 def fuse_activations(model: nn.Module) -> None:

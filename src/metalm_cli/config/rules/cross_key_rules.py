@@ -323,7 +323,7 @@ def _check_tokenizers(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[Recip
                 "remove it: the checkpoint includes its tokenizer",
                 depends_on=depends_on,
             )
-        if part.tokenizer is None and part.config is not None:
+        if part.tokenizer is None and part.config is not None and not _reads_images_only(part):
             same_hint = ", or same" if isinstance(part, EncoderConfig) and recipe.model.decoder is not None else ""
             yield RecipeProblem(
                 tokenizer_key,
@@ -338,3 +338,11 @@ def _check_tokenizers(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[Recip
                 "give a hub id or folder, or {new: {vocab_size: 8192}}",
                 depends_on=depends_on,
             )
+
+
+def _reads_images_only(part: DecoderConfig | EncoderConfig | Seq2SeqConfig) -> bool:
+    """Whether a part that is built from a config is an encoder of images, which needs no tokenizer."""
+    if not isinstance(part, EncoderConfig) or part.adapter == "text" or part.config is None:
+        return False
+    is_fused = part.adapter == "fused" or part.config.get("model_type") in ("vilt", "flava", "bridgetower")
+    return not is_fused and (part.adapter == "vision" or bool({"image_size", "patch_size"} & part.config.keys()))

@@ -9,6 +9,7 @@ from metalm_cli.data.examples.prompt_builder import PromptBuilder, PromptRendere
 from metalm_cli.data.examples.truncation import LengthLimits
 from metalm_cli.data.sources.image_check import MAX_NAMED
 from metalm_cli.errors import MetalmError
+from metalm_cli.evaluation.exchanged_docks import check_exchange, exchange_docks
 from metalm_cli.evaluation.open_tasks import EvaluatedTask
 from metalm_cli.evaluation.settings import EvaluationSettings
 from metalm_cli.inference.language_model import LanguageModel
@@ -112,9 +113,7 @@ def build_prompts(
         builders.setdefault(
             answer_length.reserved, PromptBuilder(task.card, template, style, delimiter, limits, renderer)
         )
-    tokenised = _TokenisedPrompts(language_model, style, settings.draw_per_example)
-    prompts: list[EncodedPrompt] = []
-    unreadable: list[str] = []
+    drafts: list[_Draft] = []
     too_long: list[tuple[Example, PromptBuilder]] = []
     cut = skipped = 0
     for example, reference, answer_length in zip(examples, references, lengths, strict=True):
@@ -130,15 +129,24 @@ def build_prompts(
         if demonstrations and not builder.limits.fits(session):
             too_long.append((example, builder))
             continue
+        drafts.append(_Draft(example, reference, demonstrations, session, builder, answer_length.limit))
+    if settings.exchange_docks:
+        check_exchange(language_model, settings.exchange_docks)
+        drafts, unfit = _with_exchanged_docks(drafts, settings)
+        skipped += unfit
+    tokenised = _TokenisedPrompts(language_model, style, settings.draw_per_example)
+    prompts: list[EncodedPrompt] = []
+    unreadable: list[str] = []
+    for draft in drafts:
         try:
-            prefix, shared_prefix = tokenised(session, example, demonstrations, builder)
+            prefix, shared_prefix = tokenised(draft)
         except UnreadableImageError as error:
             if error.reason == OUTSIDE:
                 raise
             unreadable.append(f"{error.where} ({error.reason})")
             continue
-        text = builder.prompt(example).input
-        prompts.append(EncodedPrompt(example, reference, prefix, shared_prefix, answer_length.limit, text, is_open))
+        text = draft.builder.prompt(draft.example).input
+        prompts.append(EncodedPrompt(draft.example, draft.reference, prefix, shared_prefix, draft.limit, text, is_open))
     notes = [
         _demonstrations_note(task, too_long, shots, length, settings, any_fits=bool(prompts)),
         _images_note(task, unreadable),
@@ -149,6 +157,32 @@ def build_prompts(
     )
 
 
+@dataclass(frozen=True)
+class _Draft:
+    """Prompt of an example before it is tokenised; ``limit`` is the maximum number of new tokens of its answer."""
+
+    example: Example
+    reference: Example
+    demonstrations: Sequence[Example]
+    session: Session
+    builder: PromptBuilder
+    limit: int
+
+    @property
+    def own_spans(self) -> int:
+        """Number of spans at the end of the session that are not of demonstrations."""
+        return len(self.builder.session(self.example, with_answer=False))
+
+
+def _with_exchanged_docks(drafts: Sequence[_Draft], settings: EvaluationSettings) -> tuple[list[_Draft], int]:
+    """Return the prompts with docks exchanged, and the number of those that do not fit with the docks of others."""
+    own_spans = [draft.own_spans for draft in drafts]
+    sessions = exchange_docks([draft.session for draft in drafts], own_spans, settings.exchange_docks, settings.seed)
+    exchanged = [replace(draft, session=session) for draft, session in zip(drafts, sessions, strict=True)]
+    fitting = [draft for draft in exchanged if draft.builder.limits.fits(draft.session)]
+    return fitting, len(exchanged) - len(fitting)
+
+
 class _TokenisedPrompts:
     """Tokenises the sessions of prompts; demonstrations that several prompts share are tokenised once."""
 
@@ -156,18 +190,16 @@ class _TokenisedPrompts:
         self.tokenise, self.style, self.draw_per_example = language_model.tokenise, style, draw_per_example
         self._demonstrations: dict[tuple[int, ...], TokenisedSession] = {}
 
-    def __call__(
-        self, session: Session, example: Example, demonstrations: Sequence[Example], builder: PromptBuilder
-    ) -> tuple[TokenisedSession, TokenisedSession | None]:
+    def __call__(self, draft: _Draft) -> tuple[TokenisedSession, TokenisedSession | None]:
         """Return the session of a prompt, and that of the demonstrations before it if it is shared."""
-        if not demonstrations or self.style.layout != "docks":
+        session = draft.session
+        if not draft.demonstrations or self.style.layout != "docks":
             return self.tokenise(session), None
-        own_session = builder.session(example, with_answer=False)
-        key = tuple(demonstration.row for demonstration in demonstrations)
+        bound = len(session) - draft.own_spans
+        key = tuple(demonstration.row for demonstration in draft.demonstrations)
         if key not in self._demonstrations:
-            spans = list(session)[: len(session) - len(own_session)]
-            self._demonstrations[key] = self.tokenise(Session(spans, session.name))
-        prefix = self.tokenise(own_session, is_continuation=True)
+            self._demonstrations[key] = self.tokenise(Session(session.spans[:bound], session.name))
+        prefix = self.tokenise(Session(session.spans[bound:], session.name), is_continuation=True)
         if self.draw_per_example:
             return join_sessions(self._demonstrations[key], prefix), None
         return prefix, self._demonstrations[key]

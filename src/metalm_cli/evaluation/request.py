@@ -73,6 +73,7 @@ class EvaluationRequest:
     samples: int = 1
     temperature: float = 0.7
     seed: int = 0
+    exchange_docks: str = ""
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -146,7 +147,8 @@ class EvaluationRequest:
         named = [f"{name}-{slug(str(value), '-', 24)}" for name, value in parts.items() if value is not None]
         shots = [f"{'-'.join(map(str, self.shots))}-shot"] if self.shots is not None else []
         samples = [f"{self.samples}-samples"] if self.samples > 1 else []
-        return (*shots, *named, *samples, *(["normalised"] if self.normalise else []))
+        exchanged = [f"exchanged-{slug(self.exchange_docks, '-', 24)}"] if self.exchange_docks else []
+        return (*shots, *named, *samples, *(["normalised"] if self.normalise else []), *exchanged)
 
     def _is_open(self, name: str) -> bool:
         """Whether the request leaves a setting open."""
@@ -223,6 +225,7 @@ class EvaluationRequest:
             samples=self.samples,
             temperature=self.temperature,
             seed=self.seed,
+            exchange_docks=self.exchange_docks,
         )
 
 

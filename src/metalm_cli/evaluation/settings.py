@@ -43,7 +43,9 @@ class EvaluationSettings:
         samples: Number of sampled answers, of which the most frequent counts; 1: greedy. Answers with several samples
             or with a rationale are generated under every protocol, also under those that rank options.
         temperature: Sampling temperature.
-        seed: Seed of demonstrations and samples.
+        seed: Seed of demonstrations, samples and exchanged docks.
+        exchange_docks: Encoder whose docks every example takes from another example of its task, or ``all``; empty:
+            each example keeps its own.
     """
 
     collection: str = "flan"
@@ -63,3 +65,4 @@ class EvaluationSettings:
     samples: int = 1
     temperature: float = 0.7
     seed: int = 0
+    exchange_docks: str = ""

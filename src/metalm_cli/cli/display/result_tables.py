@@ -97,6 +97,7 @@ def _describe_settings(record: ResultRecord) -> str:
             record.protocol,
             f"templates {settings.get('templates', '?')} ({settings.get('template', '?')})",
             "all examples" if count is None else f"{count} examples of each task",
+            *([f"docks exchanged: {settings['exchange_docks']}"] if settings.get("exchange_docks") else []),
         ]
     )
 

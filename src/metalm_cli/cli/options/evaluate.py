@@ -183,6 +183,16 @@ Normalise = Annotated[
     bool,
     typer.Option("--normalise", help="Ignore case, English articles and marks around words when comparing answers."),
 ]
+ExchangeDocks = Annotated[
+    str,
+    typer.Option(
+        "--exchange-docks",
+        metavar="ENCODER",
+        help="Give each example the docks of another example of its task: those of this encoder, or all. A score that "
+        "does not fall owes nothing to them.",
+        show_default=False,
+    ),
+]
 SequenceLength = Annotated[
     int | None,
     typer.Option(
@@ -310,6 +320,7 @@ class AnswerOptions:
     normalise: Normalise = False
     batch_size: BatchSize = 16
     seed: Seed = 0
+    exchange_docks: ExchangeDocks = ""
 
 
 @dataclass(frozen=True)

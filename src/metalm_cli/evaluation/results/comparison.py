@@ -232,6 +232,9 @@ def incomparable_because(first: ResultRecord, second: ResultRecord, name: str, s
         sides = first.settings.get(key), second.settings.get(key)
         if sides[0] != sides[1]:
             obstacles.append(f"{key} differs: {_describe_difference(*sides)}")
+    exchanged = [record.settings.get("exchange_docks") or "none" for record in (first, second)]
+    if exchanged[0] != exchanged[1] and not _is_one_model(first, second):
+        obstacles.append(f"exchange_docks differs: {', '.join(exchanged)}")
     for subject, sides in (
         ("metrics", (first_task.metric, second_task.metric)),
         ("splits", (first_task.split, second_task.split)),
@@ -243,6 +246,12 @@ def incomparable_because(first: ResultRecord, second: ResultRecord, name: str, s
         if sides[0] != sides[1]:
             obstacles.append(f"the {subject} differ: {sides[0]}, {sides[1]}")
     return obstacles
+
+
+def _is_one_model(first: ResultRecord, second: ResultRecord) -> bool:
+    """Whether both files are of one model, of which docks exchanged and kept may be compared."""
+    hashes = [record.model.get("weights_sha256") for record in (first, second)]
+    return bool(hashes[0]) and hashes[0] == hashes[1]
 
 
 def _describe_difference(first: object, second: object) -> str:

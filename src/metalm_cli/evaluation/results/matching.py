@@ -136,6 +136,8 @@ def _options(record: ResultRecord, ignored: Sequence[str]) -> list[str]:
         if value is not None and value != DEFAULTS.get(key) and key not in ignored:
             options += [option, str(value)]
     options += ["--normalise"] if record.settings.get("normalise") else []
+    exchanged = record.settings.get("exchange_docks")
+    options += ["--exchange-docks", exchanged] if exchanged else []
     style = record.settings.get("style") or {}
     for field, value in asdict(PromptStyle()).items():
         if style.get(field, value) == value:

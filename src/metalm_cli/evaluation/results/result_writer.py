@@ -184,6 +184,7 @@ def settings_of(settings: EvaluationSettings) -> dict[str, Any]:
         "temperature": settings.temperature if settings.samples > 1 else None,
         "also_fit": [limit.length for limit in settings.also_fit],
         "style": asdict(settings.style),
+        **({"exchange_docks": settings.exchange_docks} if settings.exchange_docks else {}),
     }
 
 

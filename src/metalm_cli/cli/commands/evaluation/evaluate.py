@@ -139,6 +139,7 @@ def _request(
         samples=answers.sampled_answers,
         temperature=answers.temperature,
         seed=answers.seed,
+        exchange_docks=answers.exchange_docks,
     )
 
 

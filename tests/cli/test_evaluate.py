@@ -281,7 +281,7 @@ def test_a_restarted_evaluation_uses_cached_answers(desk, capsys) -> None:
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_a_stopped_evaluation_continues(desk, monkeypatch, capsys, name) -> None:
-    from metalm_cli.evaluation.answer_cache import AnswerCache
+    from metalm_cli.evaluation.answers.answer_cache import AnswerCache
 
     put = AnswerCache.put
     saved: list[Any] = []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tokenizers import normalizers
 
-from metalm_cli.evaluation.answer_tokens import AnswerTokens
+from metalm_cli.evaluation.answers.answer_tokens import AnswerTokens
 from metalm_cli.evaluation.evaluator import TemplateResult
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.sessions import DecoderTokenizer

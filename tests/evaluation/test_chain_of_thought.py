@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.chain_of_thought import extract_answer, find_answers, majority_vote
+from metalm_cli.evaluation.answers.chain_of_thought import extract_answer, find_answers, majority_vote
 from metalm_cli.tasks import Example
 from metalm_cli.templates import PromptStyle, Template, render
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from metalm_cli.evaluation.answer_cache import AnswerCache
+from metalm_cli.evaluation.answers.answer_cache import AnswerCache
 from metalm_cli.evaluation.evaluator import Evaluator
 from metalm_cli.evaluation.metrics.cost import CostMeter, session_flops
 from metalm_cli.evaluation.results.result_writer import template_record

@@ -13,7 +13,8 @@ from metalm_cli.common.file_hash import file_sha256
 from metalm_cli.data.examples import prompt_builder
 from metalm_cli.data.examples.truncation import EncoderLimit
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation import evaluator, generated_answers
+from metalm_cli.evaluation import evaluator
+from metalm_cli.evaluation.answers import generated_answers
 from metalm_cli.evaluation.results import result_writer
 from metalm_cli.evaluation.results.result_reader import parse_result
 from metalm_cli.evaluation.settings import EvaluationSettings

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from metalm_cli.data.examples.open_examples import is_available
-from metalm_cli.evaluation import generated_answers
+from metalm_cli.evaluation.answers import generated_answers
 from metalm_cli.evaluation.evaluator import Evaluator
 from metalm_cli.evaluation.open_tasks import EvaluatedTask, open_evaluation_tasks
 from metalm_cli.evaluation.settings import EvaluationSettings

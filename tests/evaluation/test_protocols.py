@@ -16,8 +16,8 @@ from tokenizers import decoders
 
 from card_fixtures import CARD_VALUES
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.answer_cache import AnswerCache, AnswerKey
-from metalm_cli.evaluation.chain_of_thought import majority_vote
+from metalm_cli.evaluation.answers.answer_cache import AnswerCache, AnswerKey
+from metalm_cli.evaluation.answers.chain_of_thought import majority_vote
 from metalm_cli.evaluation.contamination import find_overlap, training_files
 from metalm_cli.evaluation.evaluator import Evaluator, TemplateResult
 from metalm_cli.evaluation.results import result_writer

@@ -125,7 +125,7 @@ def test_a_shared_prefix_is_part_of_the_context(models: dict[str, LanguageModel]
 
 def test_options_without_a_context_follow_an_empty_source(models: dict[str, LanguageModel]) -> None:
     model = models["t5"]
-    from metalm_cli.evaluation.ranking import unconditional_session
+    from metalm_cli.evaluation.answers.ranking import unconditional_session
 
     options = questions(model)[0].options
     result = scorer_of(model).score([OptionQuestion(unconditional_session(model.decoder_tokenizer), options)])[0]

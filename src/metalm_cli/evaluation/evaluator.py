@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from metalm_cli.evaluation.answer_cache import AnswerCache
-from metalm_cli.evaluation.answer_tokens import AnswerTokens, generation_notes, option_notes
-from metalm_cli.evaluation.chain_of_thought import extract_answer, majority_vote
-from metalm_cli.evaluation.generated_answers import generate_answers
+from metalm_cli.evaluation.answers.answer_cache import AnswerCache
+from metalm_cli.evaluation.answers.answer_tokens import AnswerTokens, generation_notes, option_notes
+from metalm_cli.evaluation.answers.chain_of_thought import extract_answer, majority_vote
+from metalm_cli.evaluation.answers.generated_answers import generate_answers
+from metalm_cli.evaluation.answers.ranking import OptionRanking, rank
 from metalm_cli.evaluation.metrics import task_metrics
 from metalm_cli.evaluation.metrics.cost import Cost, CostMeter
 from metalm_cli.evaluation.metrics.task_metrics import ChanceLevel, Score
@@ -29,7 +30,6 @@ from metalm_cli.evaluation.prompts import (
     build_prompts,
     style_of_task,
 )
-from metalm_cli.evaluation.ranking import OptionRanking, rank
 from metalm_cli.evaluation.settings import EvaluationSettings
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.scoring.scorers import scorer_of

@@ -16,7 +16,7 @@ from typing import Any
 from metalm_cli.common.paths import expand_user
 from metalm_cli.common.registry import did_you_mean
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.answer_cache import AnswerCache
+from metalm_cli.evaluation.answers.answer_cache import AnswerCache
 from metalm_cli.evaluation.contamination import find_overlap, training_files
 from metalm_cli.evaluation.evaluator import Evaluator, TaskResult
 from metalm_cli.evaluation.opened_evaluation import (

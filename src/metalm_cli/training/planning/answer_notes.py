@@ -8,7 +8,7 @@ from metalm_cli.data.examples.answer_classes import AnswerClasses, lacking_class
 from metalm_cli.data.examples.prompt_builder import PromptRenderer
 from metalm_cli.data.examples.task_corpus import TaskCorpus, TrainingTask
 from metalm_cli.errors import MetalmError
-from metalm_cli.evaluation.answer_tokens import AnswerTokens, same_tokens
+from metalm_cli.evaluation.answers.answer_tokens import AnswerTokens, same_tokens
 from metalm_cli.evaluation.prompts import with_rendered_answers
 from metalm_cli.sessions import DecoderTokenizer
 from metalm_cli.tasks import Example

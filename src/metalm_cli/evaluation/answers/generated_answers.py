@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from metalm_cli.evaluation.answer_cache import AnswerCache, AnswerKey
+from metalm_cli.evaluation.answers.answer_cache import AnswerCache, AnswerKey
 from metalm_cli.evaluation.prompts import EncodedPrompt
 from metalm_cli.evaluation.settings import EvaluationSettings
 from metalm_cli.inference.batch_generation import generate_all, sample_all

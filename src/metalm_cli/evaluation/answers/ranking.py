@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metalm_cli.evaluation.answer_cache import AnswerCache, AnswerKey
-from metalm_cli.evaluation.answer_tokens import ranking_notes, wrong_if_tied
+from metalm_cli.evaluation.answers.answer_cache import AnswerCache, AnswerKey
+from metalm_cli.evaluation.answers.answer_tokens import ranking_notes, wrong_if_tied
 from metalm_cli.evaluation.prompts import EncodedPrompt
 from metalm_cli.inference.scoring.option_scorer import OptionScores, Scorer
 from metalm_cli.inference.scoring.question_rows import OptionQuestion, session_digest

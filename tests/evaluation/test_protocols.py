@@ -106,12 +106,12 @@ def test_options_are_ranked_with_and_without_their_end(
     )
 
 
-@pytest.mark.parametrize("layout", ["docks", "joined"])
+@pytest.mark.parametrize("layout", ["docks", "answered", "joined"])
 @pytest.mark.parametrize("drawn", [False, True], ids=["frozen", "drawn"])
 def test_demonstrations_precede_the_example(task_folder: TaskFolder, drawn: bool, layout: Any) -> None:
     from metalm_cli.templates import PromptStyle
 
-    language_model = tiny_language_model("gpt2", "text") if layout == "docks" else tiny_language_model("gpt2")
+    language_model = tiny_language_model("gpt2") if layout == "joined" else tiny_language_model("gpt2", "text")
     task_folder.card("odd", **CHOICE)
     tasks, _, settings = task_folder.open(
         "odd", protocol="in_context", shots=(0, 1, 3), draw_per_example=drawn, style=PromptStyle(layout=layout)

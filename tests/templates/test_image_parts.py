@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -72,10 +73,11 @@ def test_inputs_name_their_images_and_texts_leave_them_out() -> None:
     assert prompt.text == "They differ."
 
 
-def test_demonstrations_with_images_are_not_joined_to_a_text() -> None:
+@pytest.mark.parametrize("layout", ["joined", "answered"])
+def test_demonstrations_with_images_do_not_become_one_text(layout: Any) -> None:
     prompt = render(EXAMPLE, Template(name="a", parts=[{"image": "left"}]))
-    with pytest.raises(MetalmError, match="cannot be joined to one text"):
-        prompt_to_session(prompt, [prompt], style=PromptStyle(layout="joined"))
+    with pytest.raises(MetalmError, match="demonstrations with images cannot be"):
+        prompt_to_session(prompt, [prompt], style=PromptStyle(layout=layout))
 
 
 @pytest.mark.parametrize(

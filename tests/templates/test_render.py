@@ -13,7 +13,7 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.sessions import Causal, Docked
 from metalm_cli.tasks import Card, Example
 from metalm_cli.tasks.record_files import record_file_card
-from metalm_cli.templates import Template, TemplateCollection, prompt_to_session, render
+from metalm_cli.templates import PromptStyle, Template, TemplateCollection, prompt_to_session, render
 from metalm_cli.templates.lint.linter import lint_file
 from metalm_cli.templates.template import TemplateFile
 
@@ -87,3 +87,18 @@ def test_a_method_without_its_brackets_fails_and_the_linter_names_it(text: str) 
     )
     problems = [problem for _, problem in lint_file(TemplateFile(templates=[template]), card)]
     assert [rule for rule, message in problems if "title is a method" in message] == ["fails"]
+
+
+@pytest.mark.parametrize("route", ["template", "decoder"])
+def test_answered_demonstrations_are_docks_whatever_the_route_of_the_input(route: Any) -> None:
+    style = PromptStyle(layout="answered", route=route)
+    template = Template(name="a", input="Q: {{ question }}")
+    prompts = [render(make_example(question=text), template, style) for text in "abc"]
+    session = prompt_to_session(prompts[-1], prompts[:-1], style=style)
+    own = Causal("Q: c") if route == "decoder" else Docked("text", "Q: c")
+    assert list(session) == [
+        Docked("text", "Q: a no"),
+        Docked("text", "Q: b no"),
+        own,
+        Causal(" no", trained=True, end=True),
+    ]

@@ -193,7 +193,7 @@ class _TokenisedPrompts:
     def __call__(self, draft: _Draft) -> tuple[TokenisedSession, TokenisedSession | None]:
         """Return the session of a prompt, and that of the demonstrations before it if it is shared."""
         session = draft.session
-        if not draft.demonstrations or self.style.layout != "docks":
+        if not draft.demonstrations or self.style.layout == "joined":
             return self.tokenise(session), None
         bound = len(session) - draft.own_spans
         key = tuple(demonstration.row for demonstration in draft.demonstrations)

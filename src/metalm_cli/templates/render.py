@@ -20,10 +20,12 @@ RENDER_VERSION = 2
 """Version of the rendering, part of cache keys; increased when the same template and example give another text."""
 CONCLUSION_PREFIX = "The answer is"
 """Text between a rationale and its answer."""
+TEXT_ENCODER = "text"
+"""Name of the encoder that templates dock texts into unless they name another."""
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 Route = Literal["template", "encoder", "decoder"]
-DemonstrationLayout = Literal["docks", "joined"]
+DemonstrationLayout = Literal["docks", "answered", "joined"]
 TruncatedPart = Literal["tail", "head", "middle"]
 STYLE_CHOICES = {"route": get_args(Route), "layout": get_args(DemonstrationLayout), "truncate": get_args(TruncatedPart)}
 """Values of the fields of a prompt style that are names."""
@@ -41,7 +43,8 @@ class PromptStyle:
         options: List the answer options where the template does.
         rationale: Train on and request the rationale followed by the answer, for examples that have a rationale.
         route: Route of inputs: as the template defines, all docked, or all read by the decoder.
-        layout: Demonstrations as docks and answers, or as one text in front of the input.
+        layout: Demonstrations as docks and answers, as docks that contain the answers, or as one text in front of the
+            input.
         windows: Dock a long field in several windows if its encoder does not read all of it.
         truncate: Part of a long field that is removed where it is truncated; None: as its card says.
         long_field_tokens: Maximum decoder tokens of a long field; None: as many as fit.
@@ -84,7 +87,7 @@ class PromptPart:
     """
 
     text: str
-    encoder: str = "text"
+    encoder: str = TEXT_ENCODER
     image: ImageSource | None = None
 
     @property
@@ -328,7 +331,10 @@ def prompt_to_session(
         prompt = join_demonstrations_as_text(prompt, demonstrations, delimiter)
         demonstrations = ()
     for demonstration in demonstrations:
-        spans += [*_input_spans(demonstration), Causal(delimiter + demonstration.target, end=True)]
+        if style.layout == "answered":
+            spans.append(_answered_dock(demonstration, delimiter, style))
+        else:
+            spans += [*_input_spans(demonstration), Causal(delimiter + demonstration.target, end=True)]
     spans += _input_spans(prompt)
     if with_target:
         spans.append(Causal(delimiter + prompt.target, trained=True, end=True))
@@ -341,16 +347,31 @@ def join_demonstrations_as_text(prompt: Prompt, demonstrations: Sequence[Prompt]
     Raises:
         MetalmError: A prompt has an image.
     """
-    if any(part.image is not None for piece in (prompt, *demonstrations) for part in piece.parts):
-        raise MetalmError(
-            "demonstrations with images cannot be joined to one text",
-            where=prompt.name,
-            remedy="dock them: --demonstration-layout docks (data.demonstrations.demonstration_layout)",
-        )
+    _check_texts_only((prompt, *demonstrations), "cannot be joined to one text")
     texts = [f"{demonstration.input}{delimiter}{demonstration.target}" for demonstration in demonstrations]
     first_part = prompt.parts[0]
     text = "\n\n".join([*texts, first_part.text])
     return replace(prompt, parts=(replace(first_part, text=text), *prompt.parts[1:]))
+
+
+def _check_texts_only(prompts: Sequence[Prompt], problem: str) -> None:
+    if any(part.image is not None for prompt in prompts for part in prompt.parts):
+        raise MetalmError(
+            f"demonstrations with images {problem}",
+            where=prompts[0].name,
+            remedy="dock them: --demonstration-layout docks (data.demonstrations.demonstration_layout)",
+        )
+
+
+def _answered_dock(demonstration: Prompt, delimiter: str, style: PromptStyle) -> Docked:
+    """Dock a demonstration and its answer as one text, into the encoder of its input if that is docked.
+
+    Raises:
+        MetalmError: The demonstration has an image.
+    """
+    _check_texts_only([demonstration], "cannot be docked as one text with their answers")
+    encoder = next((part.encoder for part in demonstration.parts if part.encoder), style.encoder or TEXT_ENCODER)
+    return Docked(encoder, f"{demonstration.input}{delimiter}{demonstration.target}")
 
 
 def _input_spans(prompt: Prompt) -> list[Causal | Docked]:

@@ -20,7 +20,7 @@ from metalm_cli.cli.options.shared import AllCards, DataRoot, EndTokens
 
 PROTOCOLS = "auto|finetuned|in_context|instruct"
 DEMONSTRATIONS = "frozen|drawn"
-LAYOUTS = "docks|joined"
+LAYOUTS = "docks|answered|joined"
 ROUTES = "template|encoder|decoder"
 SPLITS = "train|validation|test"
 
@@ -129,8 +129,8 @@ DemonstrationLayout = Annotated[
         "--demonstration-layout",
         metavar=LAYOUTS,
         autocompletion=complete_choice(LAYOUTS),
-        help="docks: each demonstration is a dock of its own; joined: one text together with the input. Default: as "
-        "in training, else docks.",
+        help="docks: the input of each demonstration is a dock, its answer text; answered: both are one dock; joined: "
+        "one text together with the input. Default: as in training, else docks.",
     ),
 ]
 InputRoute = Annotated[

@@ -63,10 +63,11 @@ class DemonstrationOptions(Section):
     shots: Annotated[list[int], Field(min_length=2, max_length=2)] = Field(
         default=[0, 0], description="Minimum and maximum number of demonstrations per example; drawn uniformly."
     )
-    demonstration_layout: Literal["docks", "joined"] = Field(
+    demonstration_layout: Literal["docks", "answered", "joined"] = Field(
         default="docks",
-        description="docks: each demonstration's input is docked and its answer is causal text; joined: all "
-        "demonstrations are text in front of the input.",
+        description="docks: each demonstration's input is docked and its answer is causal text; answered: "
+        "each demonstration is docked with its answer, as one text; joined: all demonstrations are text in front of "
+        "the input.",
     )
     max_tokens: int | None = Field(
         default=None,

@@ -111,8 +111,10 @@ class SuiteFile(Section):
     demonstrations: Literal["frozen", "drawn"] | None = Field(
         default=None, description="Demonstrations: the same for all examples of a task, or drawn for each example."
     )
-    demonstration_layout: Literal["docks", "joined"] | None = Field(
-        default=None, description="Layout of demonstrations: docks of their own, or one text with the input."
+    demonstration_layout: Literal["docks", "answered", "joined"] | None = Field(
+        default=None,
+        description="Layout of demonstrations: their inputs docked, they and their answers docked, or one "
+        "text with the input.",
     )
     input_route: Literal["template", "encoder", "decoder"] | None = Field(
         default=None, description="Where inputs go: as the template says, all docked, or all in the decoder."

@@ -291,3 +291,19 @@ def test_a_number_of_training_beyond_its_limit(override: str, expected: str) -> 
     with pytest.raises(RecipeError, match=override.partition("=")[0]) as caught:
         resolve("pretrain", "small", [override])
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "needs_tokenizer"),
+    [
+        ("{model_type: vit, image_size: 32, patch_size: 8}", False),
+        ("{model_type: vilt, image_size: 32, patch_size: 8}", True),
+        ("{model_type: bert, hidden_size: 32}", True),
+    ],
+)
+def test_of_encoders_from_a_config_only_those_of_images_need_no_tokenizer(
+    tmp_path: Path, config: str, needs_tokenizer: bool
+) -> None:
+    overrides = (f"model.encoders.other.config={config}", "train.stepz=1")
+    keys = {problem.key for problem in problems_of("extends: small\n", tmp_path, *overrides)}
+    assert keys == {"train.stepz", *(["model.encoders.other.tokenizer"] if needs_tokenizer else [])}

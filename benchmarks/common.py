@@ -56,7 +56,12 @@ def report(title: str, figures: dict[str, Any], options: argparse.Namespace) -> 
         options.json.write_text(json.dumps({"title": title, "machine": machine(), **figures}, indent=2) + "\n")
 
 
-def alternate(functions: dict[str, Callable[[], Any]], repeats: int, warmup: int = 2) -> dict[str, list[float]]:
+def alternate(
+    functions: dict[str, Callable[[], Any]],
+    repeats: int,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Time functions in turn, so that a change of the machine's speed affects all of them.
 
     Returns:
@@ -65,12 +70,12 @@ def alternate(functions: dict[str, Callable[[], Any]], repeats: int, warmup: int
     times: dict[str, list[float]] = {name: [] for name in functions}
     for repetition in range(warmup + repeats):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = clock()
             function()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if repetition >= warmup:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return times
 
 

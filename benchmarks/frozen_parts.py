@@ -1,8 +1,8 @@
 """A training step whose decoder is frozen, compared with a bare PyTorch loop, and with another version of the program.
 
-An encoder (MiniLM) and its connector train through a frozen decoder (SmolLM2, 135 million parameters). Each way has a
-process of its own; the processes take their steps in turn, on the same sessions, and each is compared with the
-program's step of the same turn.
+An encoder (MiniLM) and its connector train through a frozen decoder (SmolLM2, 135 million parameters); with
+``--images``, DeiT-tiny through a decoder of 260 thousand parameters. Each way has a process of its own; the processes
+take their steps in turn, on the same sessions, and each is compared with the program's step of the same turn.
 
 *ours*: the program.
 *bare*: only the same modules, freezing and dtype (with bf16: autocast, and the decoder in bf16): the step's sessions
@@ -32,6 +32,7 @@ from typing import Any
 
 import psutil
 import torch
+from image_road import recipe as recipe_of_images
 from transformers.utils import logging
 
 from common import interval, optimiser_step
@@ -55,6 +56,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--before", type=Path, help="folder of the source tree (src) of another version")
     parser.add_argument("--quick", action="store_true", help="4 steps of each way, for a first look")
+    parser.add_argument("--images", action="store_true", help="captions: DeiT-tiny and 260 thousand parameters instead")
     parser.add_argument("--tiny", action="store_true", help="tiny models from random weights, to check the script")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -66,6 +68,12 @@ def arguments() -> argparse.Namespace:
 
 def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
     """Recipe of the program: SST-2 if METALM_DATA has it, else tasks of the miniature world."""
+    if options.images:
+        values = recipe_of_images(options.warm + options.steps)
+        values["model"]["decoder"] |= {"trains": "none", "dropout": 0.0}
+        values["model"]["encoders"]["vision"] |= {"trains": "all", "dropout": 0.0}
+        values["train"] |= {"batch_size": options.batch, **settings_of(options)}
+        return values
     has_data = (Path(os.environ.get("METALM_DATA", "-")) / "sst2").is_dir()
     decoder: dict[str, Any] = {"checkpoint": DECODER}
     encoder: dict[str, Any] = {"checkpoint": ENCODER}
@@ -87,15 +95,18 @@ def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
             "sequence_length": 256,
             "validation": {"examples": 0},
         },
-        "train": {
-            "steps": options.warm + options.steps,
-            "batch_size": options.batch,
-            "learning_rate": LEARNING_RATE,
-            "weight_decay": 0.0,
-            "schedule": "constant",
-            "warmup_steps": 0,
-            "precision": options.precision,
-        },
+        "train": {"steps": options.warm + options.steps, "batch_size": options.batch, **settings_of(options)},
+    }
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Settings of training, the same for all models."""
+    return {
+        "learning_rate": LEARNING_RATE,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "precision": options.precision,
     }
 
 

@@ -88,6 +88,7 @@ def test_a_file_without_its_ending_is_pointed_out(tmp_path, monkeypatch):
         ("command: pretrain demo/encoder", "command: evaluate x", "stages.0.command: not a training command", "begin"),
         ("summary: an encoder", "sumary: an encoder", "stages.0.summary: missing", "summary"),
         ("name: encoder", "name: scores", "evaluations.0.name: scores is also on line", "choose another name"),
+        ("name: encoder", "name: tuned-gpt", "stages.1.name: tuned-gpt is also on line", "choose another name"),
         (
             "name: encoder,",
             "name: encoder, keeps_decoder: true,",

@@ -42,10 +42,11 @@ def _repeated_names(file: StudyFile, node: YamlNode) -> Iterator[RecipeProblem]:
     for part in ("stages", "checkpoints", "evaluations"):
         for index, entry in enumerate(getattr(file, part)):
             where = _entry(node, part, index).where
-            if entry.name in places:
-                why = f"{entry.name} is also on line {places[entry.name].rpartition(':')[2]}"
+            names = [entry.name.replace(ARM_MARK, arm) for arm in getattr(entry, "arms", None) or [""]]
+            if used := [name for name in names if name in places]:
+                why = f"{used[0]} is also on line {places[used[0]].rpartition(':')[2]}"
                 yield RecipeProblem(f"{part}.{index}.name", why, "choose another name", where)
-            places.setdefault(entry.name, where)
+            places |= dict.fromkeys(names, where)
     for part in ("arms", "claims"):
         names = [entry.name for entry in getattr(file, part)]
         for index, name in enumerate(names):

@@ -69,3 +69,16 @@ def test_validation_rows_that_are_trained_on_are_named(recipe: Path, tmp_path: P
     shared = printed(capsys, recipe)
     assert "parity: 5% of the rows, by a hash of the input, are for validation, and are not trained on" in shared
     assert "also trained on" not in shared
+
+
+@pytest.mark.parametrize("objective", ["semi_causal", "reconstruct"])
+def test_documents_are_not_docked_into_an_encoder_of_images(tmp_path: Path, capsys: Any, objective: str) -> None:
+    content = yaml.safe_load(micro.RECIPE)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    vision = {"model_type": "vit", "image_size": 32, "patch_size": 16, **sizes}
+    content["model"]["encoders"] = {"vision": {"config": vision}}
+    content["objective"] = {"name": objective, "span_length": [4, 8]}
+    assert metalm("pretrain", micro.write_recipe(tmp_path, yaml.safe_dump(content)), "--dry-run") == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"objective {objective} needs a text encoder where: objective.name" in message
+    assert "the encoders of the model: vision" in message

@@ -107,13 +107,23 @@ class LanguageObjective(DecoderObjective):
         assembly: The model.
 
     Raises:
-        MetalmError: There are several text encoders, and none of them is named ``text``.
+        MetalmError: There are several text encoders, and none of them is named ``text``; or the objective docks spans,
+            and the model has encoders of images only.
     """
 
     def __init__(self, options: SemiCausal | CausalLM | PrefixLM, assembly: Assembly) -> None:
         self.options = options
         self.assembly = assembly
         self.processor = _text_processor(assembly.processors)
+        if self.processor is None and assembly.processors and self.longest_span() > 0:
+            raise MetalmError(
+                f"objective {options.name} needs a text encoder",
+                where="objective.name",
+                why=f"it docks spans of documents, which hold no images; the encoders of the model: "
+                f"{', '.join(assembly.processors)}",
+                remedy="add a text encoder (model.encoders.text), use a model without encoders of images, or finetune "
+                "on tasks with images",
+            )
 
     def writer(self, data: DataConfig, seed: int) -> SessionWriter:
         return self._writer(self.options, data, seed)

@@ -24,9 +24,9 @@ from metalm_cli.common.atomic_files import (
     temporary_path,
     write_atomically,
 )
-from metalm_cli.common.file_identity import FileIdentity
 from metalm_cli.common.paths import read_regular
 from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.runs.file_identity import FileIdentity
 from metalm_cli.runs.find import RESULTS, RUNS, STAGES_FOLDER, is_finished, newest_unfinished
 
 try:

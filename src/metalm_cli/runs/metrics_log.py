@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from metalm_cli.common.atomic_files import write_atomically, write_error
-from metalm_cli.common.file_identity import FileIdentity
 from metalm_cli.errors import Exit, MetalmError
+from metalm_cli.runs.file_identity import FileIdentity
 
 _PACKAGES = {
     "tensorboard": (("tensorboard", "tensorboardX"), "pip install 'metalm[trackers]'"),

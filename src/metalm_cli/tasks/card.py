@@ -230,8 +230,8 @@ class Card(Section):
     hub: HubDataset | None = Field(default=None, description="Data set on the Hugging Face hub.")
     file: str | None = Field(
         default=None,
-        description="JSONL, JSON, CSV, TSV, Parquet or text file, or a folder of save_to_disk; relative paths start "
-        "at the card's folder.",
+        description="JSONL, JSON, CSV, TSV, Parquet or text file, a folder of save_to_disk, or WebDataset shards: a "
+        "tar file, a pattern such as train-{000..010}.tar, or their folder; relative paths start at the card's folder.",
     )
     world: str | None = Field(default=None, description="Name of a task of the embedded miniature world.")
     local: LocalDataset | None = Field(

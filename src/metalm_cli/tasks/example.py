@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError, UndefinedError
@@ -13,7 +14,7 @@ from metalm_cli.common.unicode_text import is_blank, well_formed
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.sessions import ImageSource
 from metalm_cli.tasks.card import Card
-from metalm_cli.tasks.expressions import compile_expression
+from metalm_cli.tasks.expressions import compile_expression, names_in
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,14 @@ class ExampleMaker:
 
     def __reduce__(self) -> Any:
         return ExampleMaker, (self.card, self.label_ids, self.image_root)
+
+    @cached_property
+    def columns(self) -> frozenset[str]:
+        """Names of the columns that the card reads."""
+        answer = self.card.answer
+        sources = [*self.card.fields.values(), *self.card.images.values(), self.card.row_filter]
+        sources += [answer.label, answer.options, answer.index, answer.text, answer.rationale]
+        return frozenset().union(*(names_in(source) for source in sources if source is not None))
 
     def __call__(self, row: Any, index: int, where: LocateRow) -> Example | None:
         """Convert a row to an example.

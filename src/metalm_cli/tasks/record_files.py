@@ -39,7 +39,7 @@ def has_records(path: Path) -> bool:
 
 
 def record_file_card(path: Path) -> Card:
-    """Build the card of a file of records; cluster ``misc``; a share of the records is for validation.
+    """Build the card of a file of records; a share of the records is for validation.
 
     Args:
         path: JSON lines, plain or compressed, or a ``.json`` file with a list of records or with one per line.
@@ -69,14 +69,14 @@ def record_card(record_format: RecordFormat, name: str, source: str, splits: dic
     if record_format.images:  # no text is truncated: a mark of an image could be lost
         images = {
             "images": {"image": record_format.images},
-            "optional_fields": ["image"],
+            "optional_fields": ["image"] if record_format.messages else [],
             "templates": str(PROMPTS_WITH_IMAGES),
             "long_inputs": None,
         }
     return Card.model_validate(
         {
             "name": name,
-            "cluster": "misc",
+            "cluster": record_format.cluster,
             "description": f"{source}, read as {record_format.name}",
             "splits": splits,
             "row_filter": record_format.row_filter,
@@ -167,5 +167,6 @@ def _unknown_format_error(where: str, raw: Any, record: Any) -> MetalmError:
         "data without a card have an unknown format",
         where=where,
         why=f"expected the columns {FORMAT_COLUMNS}; {content}{columns}",
-        remedy=remedy or f"draft a card from its columns: metalm tasks new {re.split(', record|, row|:', where)[0]}",
+        remedy=remedy
+        or f"draft a card from its columns: metalm tasks new {re.split(', record|, row|, key|:', where)[0]}",
     )

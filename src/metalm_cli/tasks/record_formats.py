@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from metalm_cli.common.tar_shards import IMAGE_COLUMNS as SHARD_IMAGE_COLUMNS
+from metalm_cli.common.tar_shards import KEY_COLUMN
+
 CHAT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
 """Other names of the roles ``system``, ``user`` and ``assistant``, as ShareGPT files have them."""
 ANSWERING_ROLES = ["assistant", *(name for name, role in CHAT_ROLES.items() if role == "assistant")]
@@ -31,7 +34,9 @@ class RecordFormat:
         role: Key of a message's role.
         content: Key of a message's text.
         metric: Metric of the answers; instructions mostly ask for texts of any wording.
-        images: Column of a record's image or images, which :data:`IMAGE_MARK` in the texts stands for; empty: none.
+        images: Expression for a record's image or images, which :data:`IMAGE_MARK` in the texts stands for; empty:
+            none.
+        cluster: Cluster of the records.
     """
 
     name: str
@@ -44,6 +49,7 @@ class RecordFormat:
     content: str = ""
     metric: str = "exact_match"
     images: str = ""
+    cluster: str = "misc"
 
     @property
     def may_have_turns(self) -> bool:
@@ -56,6 +62,8 @@ class RecordFormat:
             return False
         if self.messages:
             return is_conversation(record[self.messages], self.role, self.content)
+        if self is IMAGE_AND_TEXT:
+            return any(column in record for column in SHARD_IMAGE_COLUMNS)
         return self is INPUT_TARGET or isinstance(record[self.columns[0]], str)
 
     def problem_of(self, record: Any) -> str:
@@ -130,15 +138,29 @@ PROMPT_COMPLETION = RecordFormat(
     "completion[1:] if completion is string and completion[:1] == ' ' and completion[1:2] != ' ' else completion",
     "completion is not none and completion | string | trim",
 )
+_SHARD_IMAGE = SHARD_IMAGE_COLUMNS[0] + "".join(f" | default({column})" for column in SHARD_IMAGE_COLUMNS[1:])
+IMAGE_AND_TEXT = RecordFormat(
+    "images with texts",
+    (KEY_COLUMN, "txt"),
+    f'"{IMAGE_MARK}"',
+    "txt | trim",
+    f"txt is defined and txt | trim and ({_SHARD_IMAGE}) is defined",
+    metric="cider",
+    images=_SHARD_IMAGE,
+    cluster="captioning",
+)
+"""Rows of WebDataset shards with an image and its caption."""
 RECORD_FORMATS = (
     INPUT_TARGET,
     _chat("chat messages", "messages", "role", "content"),
     _chat("ShareGPT", "conversations", "from", "value"),
     ALPACA,
     PROMPT_COMPLETION,
+    IMAGE_AND_TEXT,
 )
 """The formats, in the order in which they are tried."""
-FORMAT_COLUMNS = "; ".join(" and ".join(record_format.columns) for record_format in RECORD_FORMATS)
+FORMAT_COLUMNS = "; ".join(" and ".join(record_format.columns) for record_format in RECORD_FORMATS[:-1])
+FORMAT_COLUMNS += "; an image and txt, in a tar shard"
 """The columns of all formats, for messages."""
 
 

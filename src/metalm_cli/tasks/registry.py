@@ -10,6 +10,7 @@ from typing import Any
 
 from metalm_cli.common.paths import expand_user
 from metalm_cli.common.registry import did_you_mean
+from metalm_cli.common.tar_shards import COMPRESSED_SHARD_SUFFIXES, SHARD_SUFFIX
 from metalm_cli.config.locate import display
 from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.config.yaml_records import read_record
@@ -28,6 +29,7 @@ LEXICAL_TAG = "lexical"
 """Tag of the generated tasks about the meanings of words, which are a group of their own."""
 CARD_SUFFIXES = (".yaml", ".yml")
 PATH_SUFFIXES = (*CARD_SUFFIXES, ".json", *INPUT_TARGET_SUFFIXES, ".csv", ".tsv", ".parquet")
+PATH_SUFFIXES += (SHARD_SUFFIX, *COMPRESSED_SHARD_SUFFIXES)
 """Suffixes of task names that are paths."""
 TEMPLATES_FOLDER = "templates"
 """Folder beside cards that contains templates, not cards."""

@@ -16,6 +16,7 @@ from metalm_cli.data.sources.base import RandomAccessRows, SequentialRows
 from metalm_cli.data.sources.locate import data_folder
 from metalm_cli.data.sources.openers import OpeningContext, open_rows
 from metalm_cli.data.sources.row_filter import ABSENT, DocumentFilter, nested_field
+from metalm_cli.data.sources.tar_rows import TEXT_MISSING
 from metalm_cli.data.sources.usable_rows import find_usable_rows
 from metalm_cli.errors import MetalmError
 
@@ -112,7 +113,9 @@ def _open_table(info: SourceInfo, table: RandomAccessRows, document_filter: Docu
 
     def reasons() -> Iterator[tuple[str, int]]:
         for row, columns in enumerate(table.scan(range(table.rows))):
-            text, reason = document_filter.extract(columns, partial(table.where, row))
+            has_text = TEXT_MISSING not in table.lacks(columns, (document_filter.text.partition(".")[0],))
+            extracted = document_filter.extract(columns, partial(table.where, row)) if has_text else ("", TEXT_MISSING)
+            text, reason = extracted
             absent.difference_update([path for path in absent if nested_field(columns, path) is not ABSENT])
             yield reason, 0 if reason else len(text.encode("utf-8"))
         _check_excluded_fields(info, absent, columns, table.rows)

@@ -6,22 +6,24 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from metalm_cli.common.cache import cache_folder
-from metalm_cli.common.jsonl_files import parse_json_exactly
 from metalm_cli.common.paths import expand_user
 from metalm_cli.config.schema.data import DocumentSource
 from metalm_cli.data.examples.validation_share import validation_rows, without
-from metalm_cli.data.sources.arrow_tables import DatasetRows
+from metalm_cli.data.sources.arrow_tables import DatasetRows, is_saved_dataset
 from metalm_cli.data.sources.base import RandomAccessRows
-from metalm_cli.data.sources.file_tables import open_table
+from metalm_cli.data.sources.file_tables import open_prepared, open_table
 from metalm_cli.data.sources.image_check import BrokenImages, ImageCheck
-from metalm_cli.data.sources.jsonl import JsonlTable, prepare
-from metalm_cli.data.sources.locate import FileFacts, data_folder, local_files
+from metalm_cli.data.sources.locate import FileFacts, data_folder, local_files, shards_exist
+from metalm_cli.data.sources.tar_rows import TEXT_MISSING, TarRows
 from metalm_cli.data.sources.usable_rows import UsableRows, find_usable_rows
 from metalm_cli.data.sources.world_rows import open_world_rows
 from metalm_cli.errors import MetalmError, RowsUnavailableError
+from metalm_cli.sessions.images import MISSING
 from metalm_cli.tasks import Card, Example, ExampleMaker, Split
+from metalm_cli.tasks.example import LocateRow
 
 FILTERED = "left out by row_filter"
 """Reason why a row of a task is not used."""
@@ -73,13 +75,14 @@ class Examples:
         return len(self._row_indices)
 
     def __getitem__(self, index: int) -> Example | None:
-        """The example in a row of the slice; None for a row that the card excludes.
+        """The example in a row of the slice; None for a row that the card excludes, or that lacks its image or text.
 
         Raises:
             MetalmError: The row does not fit the card.
         """
         row = self._row_indices[index]
-        return self.make_example(self.table.load(row), row, partial(self.table.where, row))
+        columns, where = self.table.load(row), partial(self.table.where, row)
+        return None if self._lacking(columns, row, where) else self.make_example(columns, row, where)
 
     def __iter__(self) -> Iterator[Example]:
         """Iterate over the examples that the card does not exclude."""
@@ -89,10 +92,10 @@ class Examples:
                 yield example
 
     def usable_rows(self, cache: Path | None = None, broken_images: BrokenImages = "skip") -> UsableRows:
-        """The rows of the slice that the card includes, from a pass over its rows if it has a filter or images.
+        """The rows of the slice that the card includes, from a pass over its rows if they can be left out.
 
         The pass opens each image file once and reads its header. As files of images can change, its result is not
-        cached.
+        cached, except that for shards, which hold their images.
 
         Args:
             cache: Folder of the cache, which holds the result.
@@ -103,21 +106,43 @@ class Examples:
         """
         rows, row_filter = self._row_indices, self.card.row_filter
         has_image_files = bool(self.card.images) and self.card.world is None
-        if row_filter is None and not has_image_files:
+        has_shards = isinstance(self.table, TarRows)
+        if row_filter is None and not has_image_files and not has_shards:
             return UsableRows.every(len(rows))
         check = ImageCheck(self.make_example, broken_images) if has_image_files else None
+        named = check.named if check is not None else {}
 
         def reasons() -> Iterator[tuple[str, int]]:
             columns_of_rows = self.table.scan(rows) if isinstance(rows, range) else map(self.table.load, rows)
             for row, columns in zip(rows, columns_of_rows, strict=True):
                 where = partial(self.table.where, row)
-                included = self.make_example.includes(columns, where)
-                yield FILTERED if not included else "" if check is None else check.reason(columns, where), 0
+                reason = self._lacking(columns, row, where)
+                if not reason:
+                    included = self.make_example.includes(columns, where)
+                    reason = FILTERED if not included else "" if check is None else check.reason(columns, where)
+                yield reason, 0
 
-        identity = None if check is not None or row_filter is None else self._identity(row_filter)
-        usable = find_usable_rows(reasons(), len(rows), identity, cache_folder(cache))
-        usable.named = check.named if check is not None else {}
-        return usable
+        identity = None
+        if has_shards:
+            settings = self.card.model_dump(
+                mode="json", include={"row_filter", "images", "optional_fields", "fields", "answer"}
+            )
+            identity = self._identity(json.dumps([broken_images, settings]))
+        elif check is None and row_filter is not None:
+            identity = self._identity(row_filter)
+        return find_usable_rows(reasons(), len(rows), identity, cache_folder(cache), named)
+
+    def _lacking(self, columns: Any, row: int, where: LocateRow) -> str:
+        """The image or the text that a row lacks and the card needs; empty if it lacks none."""
+        lacking = self.table.lacks(columns, self.make_example.columns)
+        if MISSING in lacking and set(self.card.images) - set(self.card.optional_fields):
+            return MISSING
+        if TEXT_MISSING in lacking:
+            try:
+                return TEXT_MISSING if self.make_example(columns, row, where) is None else ""
+            except MetalmError:
+                return TEXT_MISSING
+        return ""
 
     def _identity(self, purpose: str) -> list[object] | None:
         """What determines which rows are used, for a purpose; None if the content of the rows is not known."""
@@ -127,7 +152,7 @@ class Examples:
         identity = [type(self.table).__name__, self.table.rows, content, self.split.first, self.split.last, purpose]
         if self.card.shares_validation:
             identity += [self.role if purpose != "share" else "", self.card.validation_share, self.card.row_filter]
-            identity += [self.card.fields]
+            identity += [self.card.fields, *([self.card.images] if self.card.images else [])]
         return identity
 
     def where(self, index: int) -> str:
@@ -195,7 +220,9 @@ def is_available(card: Card, role: str, data_root: Path | None = None, card_path
     if card.world is not None:
         return split is not None
     if card.file is not None:
-        return split is not None and _card_file(card, card_path).exists()
+        path = _card_file(card, card_path)
+        is_data = path.is_file() or is_saved_dataset(path)
+        return split is not None and (is_data or shards_exist(path, split.name))
     root = data_folder(data_root)
     if root is None or local_split is None:
         return False
@@ -233,9 +260,7 @@ def _open_split(
     if root is not None and (local := _find_local(card, local_split, split, root)):
         paths, split = local
         label_ids = _check_class_names(card, _mirrored_class_names(paths[0]), str(paths[0]))
-        prepared = [prepare(path, cache) for path in paths]
-        facts = tuple(FileFacts(str(file.path), file.sha256, file.size) for file in prepared)
-        table = JsonlTable(prepared, parse_json_exactly)
+        table, facts = open_prepared(paths, cache)
         return Examples(
             card, role, table, split, str(paths[0]), None, facts, label_ids, cache, _root_of(card, root, paths)
         )

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from metalm_cli.common.cache import cache_folder
-from metalm_cli.common.jsonl_files import parse_json_exactly
 from metalm_cli.common.paths import expand_user
 from metalm_cli.common.slug import slug
 from metalm_cli.config.locate import display
 from metalm_cli.config.schema.data import DocumentSource
 from metalm_cli.data.sources.arrow_tables import is_saved_dataset
 from metalm_cli.data.sources.base import RandomAccessRows
-from metalm_cli.data.sources.file_tables import open_table
-from metalm_cli.data.sources.jsonl import JsonlTable, prepare
-from metalm_cli.data.sources.locate import data_folder, local_files
+from metalm_cli.data.sources.file_tables import open_prepared, open_table
+from metalm_cli.data.sources.locate import (
+    ALL_SHARDS,
+    data_folder,
+    local_files,
+    shard_files,
+    shard_splits,
+    shards_exist,
+)
 from metalm_cli.tasks import Card, is_hub_id
 from metalm_cli.tasks.record_files import format_of_records, record_card
 
@@ -34,8 +40,8 @@ def record_cards(
     Files of JSON and JSON lines are not among them: :class:`~metalm_cli.tasks.Cards` reads these.
 
     Args:
-        names: Names of tasks, of which hub ids, files of CSV, TSV and Parquet, and folders of ``save_to_disk`` are
-            used.
+        names: Names of tasks, of which hub ids, files of CSV, TSV and Parquet, folders of ``save_to_disk``, and tar
+            shards are used.
         data_root: Folder of local data sets, whose copy of a hub data set takes precedence; default ``$METALM_DATA``.
         offline: Open no connection.
         cache: Folder for unpacked files and indexes.
@@ -56,15 +62,26 @@ def record_cards(
 
 
 def is_table(path: Path) -> bool:
-    """Whether a path is a file of CSV, TSV or Parquet, or a folder of ``save_to_disk``."""
-    return (path.suffix in TABLE_SUFFIXES and path.is_file()) or is_saved_dataset(path)
+    """Whether a path is a file of CSV, TSV or Parquet, a folder of ``save_to_disk``, or tar shards.
+
+    Raises:
+        MetalmError: Shards of a pattern are missing, or they are compressed.
+    """
+    if (path.suffix in TABLE_SUFFIXES and path.is_file()) or is_saved_dataset(path):
+        return True
+    holds_cards = path.is_dir() and any(chain(path.rglob("*.yaml"), path.rglob("task*.json")))
+    return not holds_cards and (shards_exist(path, "train") or bool(shard_files(path, ALL_SHARDS)))
 
 
 def _card_of_table(path: Path, cache: Path) -> Card:
-    table, _ = open_table(path, cache, "train")
+    train = "train"
     splits = [split for split in VALIDATION_SPLITS if is_saved_dataset(path / split)]
+    if not is_saved_dataset(path) and path.is_dir():
+        train = next(iter(shard_splits(path, ["train"])), ALL_SHARDS)
+        splits = shard_splits(path, (*VALIDATION_SPLITS, "val")) if train != ALL_SHARDS else []
+    table, _ = open_table(path, cache, train)
     record_format = format_of_records(_records(table), display(path))
-    roles = {"train": "train", "validation": splits[0] if splits else "train"}
+    roles = {"train": train, "validation": splits[0] if splits else train}
     return record_card(record_format, slug(path.stem, "_"), path.name, roles, file=str(path.absolute()))
 
 
@@ -75,7 +92,7 @@ def _card_of(hub_id: str, root: Path | None, offline: bool, cache: Path) -> Card
     source = DocumentSource(name=name, hub=hub_id, split="train", streaming=False)
     paths = local_files(source, root)
     if paths is not None:
-        table: Any = JsonlTable([prepare(path, cache) for path in paths], parse_json_exactly)
+        table: Any = open_prepared(paths, cache)[0]
         splits = [split for split in VALIDATION_SPLITS if local_files(source.model_copy(update={"split": split}), root)]
     else:
         table, _ = open_hub(source, offline=offline)
@@ -86,5 +103,8 @@ def _card_of(hub_id: str, root: Path | None, offline: bool, cache: Path) -> Card
 
 
 def _records(table: RandomAccessRows) -> Iterator[tuple[str, Any]]:
-    for row, record in enumerate(table.scan(range(table.rows))):
+    """Yield the location and the record of each row, from the first one that lacks nothing, if there is one."""
+    rows = range(table.rows)
+    first = next((row for row, record in zip(rows, table.scan(rows), strict=True) if not table.lacks(record)), 0)
+    for row, record in enumerate(table.scan(rows[first:]), start=first):
         yield table.where(row), record

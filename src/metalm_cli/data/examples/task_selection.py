@@ -194,8 +194,8 @@ def _usable_rows(examples: Examples, cache: Path | None, options: TaskDataConfig
         raise MetalmError(
             f"task {examples.card.name} has no usable training example",
             where=examples.location,
-            why=f"row_filter of its card leaves out all {len(examples):,} rows",
-            remedy="correct row_filter of the card, or remove the task from data.tasks",
+            why=f"of {len(examples):,} rows, {describe_left_out(usable.left_out)}",
+            remedy="correct the data or row_filter of the card, or remove the task from data.tasks",
         )
     return usable
 

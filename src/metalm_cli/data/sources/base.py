@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 
@@ -31,6 +31,15 @@ class RandomAccessRows(ABC):
     def identity(self) -> list[object] | None:
         """Identity of the content: equal for equal rows, on any machine; None if it is unknown."""
         return None
+
+    def lacks(self, _row: Any, _read: Collection[str] = ()) -> tuple[str, ...]:
+        """Return the reasons to leave a row out, if rows of the table may lack columns and it lacks some that are read.
+
+        Args:
+            _row: A row of :meth:`load`.
+            _read: Names of the columns that are read.
+        """
+        return ()
 
     def scan(self, rows: range) -> Iterator[Any]:
         """Iterate over consecutive rows, as :meth:`load` returns them.

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import glob
+import itertools
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from metalm_cli.common.jsonl_files import JSONL_SUFFIXES
 from metalm_cli.common.paths import expand_user
+from metalm_cli.common.tar_shards import COMPRESSED_SHARD_SUFFIXES, SHARD_SUFFIX, compressed_shard_error
 from metalm_cli.config.schema.data import DocumentSource
 from metalm_cli.data.sources.arrow_tables import is_saved_dataset
 from metalm_cli.errors import MetalmError
 
-KINDS_OF_FILES = (JSONL_SUFFIXES, (".parquet",), (".csv", ".tsv"), (".json",), (".txt",))
+KINDS_OF_FILES = (JSONL_SUFFIXES, (SHARD_SUFFIX,), (".parquet",), (".csv", ".tsv"), (".json",), (".txt",))
 """Suffixes of data files, by kind; a folder or a glob is read as the first kind that it has."""
 DATA_SUFFIXES = tuple(suffix for suffixes in KINDS_OF_FILES for suffix in suffixes)
 SAFE_NAME = re.compile(r"^[\w][\w.-]*$")
+ALL_SHARDS = "rows"
+"""Name of a split that has all shards of a folder."""
+BRACES = re.compile(r"\{([^{}]*)\}")
+BRACE_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+MAX_SHARDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,9 @@ def _path_files(source: DocumentSource, path: str, data_root: Path | None) -> li
         if is_saved_dataset(candidate):
             return [candidate]
         for suffixes in KINDS_OF_FILES:
-            if files := _data_files(candidate, suffixes):
+            if files := _files_of_kind(candidate, suffixes):
                 return files
+        shard_files(candidate, ALL_SHARDS)  # raises an error if there are only compressed ones
     location = candidates[0].absolute() if len(candidates) == 1 else " or ".join(map(str, candidates))
     if any(candidate.is_file() for candidate in candidates):
         why = f"a data file is named *{', *'.join(DATA_SUFFIXES)}"
@@ -66,6 +75,116 @@ def _path_files(source: DocumentSource, path: str, data_root: Path | None) -> li
         where=str(location),
         why=why,
         remedy="correct `path`; it may be relative to the working directory or to --data-root",
+    )
+
+
+def _files_of_kind(candidate: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    is_other = suffixes != (SHARD_SUFFIX,) or (candidate.is_dir() and not _data_files(candidate, suffixes))
+    return _data_files(candidate, suffixes) if is_other else shard_files(candidate, ALL_SHARDS)
+
+
+def shard_files(path: Path, split: str) -> list[Path]:
+    """Tar shards of a path, in the order of their names or of the braces; empty if the path has none.
+
+    Args:
+        path: A tar file, a pattern with braces (``train-{000..010}.tar``) or with wildcards, or a folder of tar files.
+        split: The shards of a folder that are taken: those whose names begin with the split, or that are in a folder
+            of its name; :data:`ALL_SHARDS`: all.
+
+    Raises:
+        MetalmError: Shards are compressed, some of the braces are missing, or a folder has shards of other splits only.
+    """
+    suffixes = (SHARD_SUFFIX, *COMPRESSED_SHARD_SUFFIXES)
+    if path.is_dir():
+        paths = _shards_of_split(path, split, suffixes)
+    elif not path.name.endswith(suffixes):
+        return []
+    elif BRACES.search(str(path)) and not path.exists():
+        paths = list(_without_braces(path))
+        missing = [shard for shard in paths if not shard.is_file()]
+        if missing and len(missing) < len(paths):
+            raise MetalmError(
+                f"{len(missing):,} of {len(paths):,} shards are missing",
+                where=str(path),
+                why=f"there is no {missing[0]}",
+                remedy="download them, or correct the numbers in the braces",
+            )
+        paths = [] if missing else paths
+    else:
+        paths = _data_files(path, suffixes)
+    for shard in paths:
+        if shard.name.endswith(COMPRESSED_SHARD_SUFFIXES):
+            raise compressed_shard_error(shard)
+    return paths
+
+
+def shards_exist(path: Path, split: str) -> bool:
+    """Whether a path has shards of a split; none is opened."""
+    try:
+        return bool(shard_files(path, split))
+    except MetalmError:
+        return False
+
+
+def shard_splits(path: Path, names: Iterable[str]) -> list[str]:
+    """The names of splits of which a folder has shards of their own, in their order."""
+    return [name for name in names if path.is_dir() and _own_shards(path, name, (SHARD_SUFFIX,))]
+
+
+def _shards_of_split(folder: Path, split: str, suffixes: tuple[str, ...]) -> list[Path]:
+    shards = _data_files(folder, suffixes)
+    if split == ALL_SHARDS:
+        return shards
+    own = _own_shards(folder, split, suffixes)
+    if shards and not own:
+        raise MetalmError(
+            f"a folder has no shards of the split {split}",
+            where=str(folder),
+            why=f"none of its {len(shards):,} tar files is named {split}*, such as {shards[0].name}",
+            remedy=f"name the files {split}-000.tar and so on, or take all of them: {split}: {ALL_SHARDS} in `splits`",
+        )
+    return own
+
+
+def _own_shards(folder: Path, split: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """The shards of a folder that are named ``SPLIT-….tar``, else those in its folder SPLIT."""
+    named = re.compile(re.escape(split) + r"(?![A-Za-z])")
+    own = [path for path in _data_files(folder, suffixes) if named.match(path.name)]
+    is_folder = SAFE_NAME.match(split) is not None and (folder / split).is_dir()
+    return own or (_data_files(folder / split, suffixes) if is_folder else [])
+
+
+def _without_braces(path: Path) -> Iterator[Path]:
+    """The paths that a pattern with braces stands for: numbers ``{000..010}``, or alternatives ``{train,extra}``.
+
+    >>> [str(path) for path in _without_braces(Path("a{08..10}.tar"))]
+    ['a08.tar', 'a09.tar', 'a10.tar']
+    """
+    parts = BRACES.split(str(path))
+    alternatives = [_alternatives(text, path) if index % 2 else [text] for index, text in enumerate(parts)]
+    if math.prod(map(len, alternatives)) > MAX_SHARDS:
+        raise _braces_error(path, f"more than {MAX_SHARDS:,} files")
+    return (Path("".join(choice)) for choice in itertools.product(*alternatives))
+
+
+def _alternatives(text: str, path: Path) -> Sequence[str]:
+    numbers = BRACE_RANGE.fullmatch(text)
+    if numbers is None:
+        if ".." in text:
+            raise _braces_error(path, f"{{{text}}} is not a range of numbers")
+        return text.split(",")
+    first, last, digits = int(numbers[1]), int(numbers[2]), len(numbers[1])
+    if not first <= last < first + MAX_SHARDS:
+        raise _braces_error(path, f"{{{text}}} is empty, or has more than {MAX_SHARDS:,} numbers")
+    return [f"{number:0{digits}}" for number in range(first, last + 1)]
+
+
+def _braces_error(path: Path, why: str) -> MetalmError:
+    return MetalmError(
+        "a pattern of shards cannot be read",
+        where=str(path),
+        why=why,
+        remedy="write the first and the last number, such as train-{000..010}.tar",
     )
 
 

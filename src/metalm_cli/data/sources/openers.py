@@ -7,9 +7,10 @@ from pathlib import Path
 
 from metalm_cli.common import registry
 from metalm_cli.common.jsonl_files import JSONL_SUFFIXES
+from metalm_cli.common.tar_shards import SHARD_SUFFIX
 from metalm_cli.config.schema.data import DocumentSource
 from metalm_cli.data.sources.base import RandomAccessRows, SequentialRows
-from metalm_cli.data.sources.file_tables import open_table
+from metalm_cli.data.sources.file_tables import open_prepared, open_table
 from metalm_cli.data.sources.jsonl import JsonlStream, JsonlTable, prepare
 from metalm_cli.data.sources.locate import FileFacts, check_hub_name, local_files
 from metalm_cli.data.sources.row_tables import ConcatenatedRows, MiniworldDocumentRows
@@ -105,14 +106,19 @@ def open_hub(source: DocumentSource, context: OpeningContext) -> OpenedRows:
 
 def _open_files(source: DocumentSource, paths: list[Path], context: OpeningContext) -> OpenedRows:
     location = str(paths[0]) if len(paths) == 1 else str(paths[0].parent)
+    is_shard = paths[0].suffix == SHARD_SUFFIX
     if not paths[0].name.endswith(JSONL_SUFFIXES):
         if source.streaming:
             raise MetalmError(
                 f"source {source.name} cannot be streamed",
                 where=location,
                 why="only JSON lines and hub data sets are streamed",
-                remedy="remove `streaming`, or convert the files to JSON lines",
+                remedy="remove `streaming`"
+                + ("; nothing of a shard is unpacked" if is_shard else ", or convert the files to JSON lines"),
             )
+        if is_shard:
+            shards, facts = open_prepared(paths, context.cache, with_images=False)
+            return OpenedRows(shards, location, files=facts)
         tables = [open_table(path, context.cache, source.split) for path in paths]
         facts = tuple(fact for _, facts_of_table in tables for fact in facts_of_table)
         rows = ConcatenatedRows([table for table, _ in tables], [fact.sha256 for fact in facts])

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +71,11 @@ class UsableRows:
 
 
 def find_usable_rows(
-    reasons: Iterable[tuple[str, int]], rows: int, identity: Sequence[object] | None, cache: Path
+    reasons: Iterable[tuple[str, int]],
+    rows: int,
+    identity: Sequence[object] | None,
+    cache: Path,
+    named: Mapping[str, list[str]] | None = None,
 ) -> UsableRows:
     """Find the usable rows of a table, in the cache or in one pass over its rows.
 
@@ -81,20 +85,22 @@ def find_usable_rows(
         rows: Rows of the table.
         identity: What determines the result: the content of the rows, and the filter. None: the result is not cached.
         cache: Folder of the cache.
+        named: Names of some of the rows that are left out, by reason, which the pass fills.
 
     Raises:
         MetalmError: A row is broken, or the cache cannot be written.
     """
     if identity is None:
-        return _pass_over_rows(reasons, rows, None)
+        return _pass_over_rows(reasons, rows, None, named)
     text = json.dumps([USABLE_ROWS_FORMAT, rows, *identity], default=str, sort_keys=True)
     key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     index, record = cache / "usable" / f"{key}.rows", cache / "usable" / f"{key}.json"
     cached = _cached_result(rows, index, record)
     if cached is not None:
         return cached
-    usable_rows = _pass_over_rows(reasons, rows, index)
-    facts = {"count": usable_rows.count, "left_out": usable_rows.left_out, "text_bytes": usable_rows.text_bytes}
+    usable_rows = _pass_over_rows(reasons, rows, index, named)
+    facts: dict[str, Any] = {"count": usable_rows.count, "left_out": usable_rows.left_out}
+    facts |= {"text_bytes": usable_rows.text_bytes, "named": usable_rows.named}
     with write_to_cache(record) as file:
         file.write(json.dumps(facts).encode())
     return usable_rows
@@ -105,6 +111,7 @@ def _cached_result(rows: int, index: Path, record: Path) -> UsableRows | None:
     try:
         facts = json.loads(record.read_bytes())
         usable_rows = UsableRows(rows, int(facts["count"]), dict(facts["left_out"]), int(facts["text_bytes"]))
+        usable_rows.named = dict(facts.get("named", {}))
         if usable_rows.count < rows:
             usable_rows.index = index
             if index.stat().st_size != 8 * usable_rows.count:
@@ -114,7 +121,9 @@ def _cached_result(rows: int, index: Path, record: Path) -> UsableRows | None:
     return usable_rows
 
 
-def _pass_over_rows(reasons: Iterable[tuple[str, int]], rows: int, index: Path | None) -> UsableRows:
+def _pass_over_rows(
+    reasons: Iterable[tuple[str, int]], rows: int, index: Path | None, named: Mapping[str, list[str]] | None
+) -> UsableRows:
     left_out: Counter[str] = Counter()
     text_bytes = count = 0
     memory = io.BytesIO()
@@ -129,7 +138,7 @@ def _pass_over_rows(reasons: Iterable[tuple[str, int]], rows: int, index: Path |
             if len(chunk) == CHUNK_ROWS:
                 count += _write_chunk(chunk, file)
         count += _write_chunk(chunk, file)
-    usable_rows = UsableRows(rows, count, dict(left_out), text_bytes)
+    usable_rows = UsableRows(rows, count, dict(left_out), text_bytes, named=dict(named or {}))
     if count == rows or count == 0:
         if index is not None:
             index.unlink(missing_ok=True)

@@ -213,7 +213,9 @@ def _metric_check(card: Card) -> Callable[[Example], None] | None:
 def new(
     file: Annotated[
         Path,
-        typer.Argument(help="A CSV or TSV file with a header, JSON lines, JSON, Parquet, or a save_to_disk folder."),
+        typer.Argument(
+            help="A CSV or TSV file with a header, JSON lines, JSON, Parquet, a save_to_disk folder, or tar shards."
+        ),
     ],
     name: Annotated[str | None, typer.Option("--name", help="Name of the task. Default: the file's name.")] = None,
     cluster: Annotated[
@@ -289,15 +291,16 @@ def _read_rows(file: Path) -> list[Any]:
     from metalm_cli.common.cache import cache_folder
     from metalm_cli.data.sources.arrow_tables import is_saved_dataset
     from metalm_cli.data.sources.file_tables import open_table
-    from metalm_cli.data.sources.locate import DATA_SUFFIXES
+    from metalm_cli.data.sources.locate import ALL_SHARDS, DATA_SUFFIXES, shard_files, shards_exist
 
-    if not file.name.endswith(DATA_SUFFIXES) and not is_saved_dataset(file):
+    is_data = file.name.endswith(DATA_SUFFIXES) or is_saved_dataset(file) or bool(shard_files(file, ALL_SHARDS))
+    if not is_data:
         raise MetalmError(
             "a task card is drafted from a data file",
             where=str(file),
             why=f"expected a file named *{', *'.join(DATA_SUFFIXES)}, or a folder of save_to_disk",
         )
-    table, _ = open_table(file, cache_folder(), "train")
+    table, _ = open_table(file, cache_folder(), ALL_SHARDS if shards_exist(file, ALL_SHARDS) else "train")
     return [table.load(row) for row in range(table.rows)]
 
 

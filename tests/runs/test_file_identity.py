@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metalm_cli.common.file_identity import FileIdentity
+from metalm_cli.runs.file_identity import FileIdentity
 
 
 def test_a_file_that_is_appended_to_stays_and_one_that_is_replaced_does_not(tmp_path: Path) -> None:

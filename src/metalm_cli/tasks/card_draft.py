@@ -12,35 +12,22 @@ from typing import Any
 from metalm_cli.common.languages import guess_language
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.card import DEFAULT_VALIDATION_SHARE
-from metalm_cli.tasks.column_types import ID_COLUMNS, MAX_CLASS_LENGTH, Column, field_name, summarize_columns
+from metalm_cli.tasks.column_types import (
+    ANSWER_COLUMNS,
+    ID_COLUMNS,
+    LABEL_COLUMNS,
+    MAX_CLASS_LENGTH,
+    OPTION_COLUMNS,
+    Column,
+    field_name,
+    one_line,
+    quote,
+    summarize_columns,
+    with_entries,
+)
 
 LONG_FIELD_LENGTH = 200
 """A field with texts longer than this becomes the card's truncatable field."""
-LABEL_COLUMNS = (
-    "label",
-    "labels",
-    "class",
-    "category",
-    "gold",
-    "gold_label",
-    "sentiment",
-    "target",
-    "answer",
-    "output",
-)
-ANSWER_COLUMNS = (
-    "target",
-    "targets",
-    "output",
-    "answer",
-    "answers",
-    "response",
-    "completion",
-    "summary",
-    "reference",
-    "label",
-)
-OPTION_COLUMNS = ("options", "choices", "candidates", "endings")
 MAX_LANGUAGE_TEXTS = 1_000
 """Maximum number of texts from which the language is guessed."""
 OPTION_LETTERS = "ABCDEFGHIJ"
@@ -79,7 +66,9 @@ class AnswerGuess:
     language: str | None = None
 
 
-def draft_card(rows: Sequence[Mapping[str, Any]], *, name: str, cluster: str, file: str, source: str) -> CardDraft:
+def draft_card(
+    rows: Sequence[Mapping[str, Any]], *, name: str, cluster: str, file: str, source: str, splits: str = "train: rows"
+) -> CardDraft:
     """Draft a card and its templates.
 
     Args:
@@ -88,39 +77,55 @@ def draft_card(rows: Sequence[Mapping[str, Any]], *, name: str, cluster: str, fi
         cluster: Cluster of the task.
         file: Path of the file, as written into the card.
         source: Name of the file, for comments.
+        splits: Entries of the card's ``splits``.
 
     Raises:
         MetalmError: There are no rows, or no columns suitable as input and answer.
     """
+    rows = [with_entries(row) for row in rows]
     columns, count = summarize_columns(rows)
     if not count:
         raise MetalmError("the file has no rows", remedy="add rows; the card is drafted from them")
-    usable = [column for column in columns if column.kinds and "other" not in column.kinds]
+    usable = [column for column in columns if column.kinds and not {"other", "image"} & column.kinds]
+    images = _image_fields([column for column in columns if column.kinds == {"image"}])
     guess = _guess_answer(usable, rows)
     if guess is None:
         raise _no_draft_error(columns, "an answer: classes, options or a text")
     notes = [f"answer: {guess.note}"]
     fields, unused = _select_fields([column for column in usable if column.name not in guess.columns], count)
     notes += [f"not used: {reason}" for reason in unused]
-    notes += [f"not used: {column.name}: nested, or blank in every row" for column in columns if column not in usable]
-    if not fields:
+    notes += [
+        f"not used: {column.name}: nested, or blank in every row"
+        for column in columns
+        if column not in usable and column.kinds != {"image"}
+    ]
+    notes += [f"{name}: image in {expression}" for name, expression in images.items()]
+    if not fields and not images:
         raise _no_draft_error(columns, "an input beside the answer")
     notes += [f"language: {guess.language}, by the letters of the answers"] if guess.language else []
     optional = [name for name, column in fields.items() if column.blank_rows]
     notes += [f"{name}: optional, blank in {fields[name].blank_rows:,} of {count:,} rows" for name in optional]
     conditions = [guess.row_filter] if guess.row_filter else []
-    if len(optional) == len(fields):
+    if fields and not images and len(optional) == len(fields):
         conditions.append(f"({' or '.join(column.not_blank_expression for column in fields.values())})")
     notes += [f"row_filter: rows are left out unless {' and '.join(conditions)}"] if conditions else []
-    longest = max(fields, key=lambda name: fields[name].max_length)
-    long_field = longest if fields[longest].max_length > LONG_FIELD_LENGTH else None
+    long_fields = [name for name in fields if fields[name].max_length > LONG_FIELD_LENGTH]
+    long_field = max(long_fields, key=lambda name: fields[name].max_length, default=None)
     notes += (
         [f"long_inputs: {long_field}, with texts of up to {fields[long_field].max_length:,} characters"]
         if long_field is not None
         else []
     )
-    card = _card_yaml(name, cluster, file, source, count, fields, guess, " and ".join(conditions), long_field)
-    return CardDraft(card, _templates_yaml(fields, guess.has_options, source), tuple(notes))
+    share = DEFAULT_VALIDATION_SHARE if count > 1 else 0
+    place = [f"file: {quote(file)}", f"splits: {{{splits}}}"]
+    if "validation" not in splits:
+        place.append(
+            f"validation_share: {share}     # the share of the rows that validates, chosen by a hash of the fields"
+        )
+    title = f"# Drafted from {one_line(source)} ({count:,} rows). All entries are guesses: check them."
+    head = [title, f"name: {name}", f"cluster: {cluster}"]
+    card = _card_yaml(name, head, place, fields, images, guess, " and ".join(conditions), long_field)
+    return CardDraft(card, _templates_yaml(fields, images, guess.has_options, source), tuple(notes))
 
 
 def _no_draft_error(columns: Sequence[Column], role: str) -> MetalmError:
@@ -157,7 +162,7 @@ def _guess_answer(columns: list[Column], rows: Sequence[Mapping[str, Any]]) -> A
         if text_column.kinds != {"list"}
         else f"any text of the list in {text_column.name}"
     )
-    lines = [f"  text: {_quote(text_column.expression)}"]
+    lines = [f"  text: {quote(text_column.expression)}"]
     row_filter = text_column.not_blank_expression if text_column.blank_rows else ""
     return AnswerGuess(
         lines,
@@ -189,13 +194,13 @@ def _guess_classes(column: Column) -> AnswerGuess:
     verbalizers = {text: BOOLEAN_WORDS.get(text, text.replace("_", " ")) for text in names}
     if len(set(verbalizers.values())) < len(verbalizers):
         verbalizers = {text: text for text in names}
-    lines = [f"  label: {_quote(f'{column.expression} | string' if is_numeric else _trimmed_expression(column))}"]
-    lines += [f"  class_names: [{', '.join(map(_quote, names))}]"]
+    lines = [f"  label: {quote(f'{column.expression} | string' if is_numeric else _trimmed_expression(column))}"]
+    lines += [f"  class_names: [{', '.join(map(quote, names))}]"]
     lines += [
         "  verbalizers:"
         + ("     # replace by the meaning of each number" if is_numeric else "     # words in answers and options")
     ]
-    lines += [f"    {_quote(name)}: {_quote(verbalizers[name])}" for name in names]
+    lines += [f"    {quote(name)}: {quote(verbalizers[name])}" for name in names]
     conditions = [column.not_blank_expression] if column.blank_rows else []
     conditions += [f"{column.expression} | string | trim != '-1'"] if column.unlabelled_rows else []
     note = f"class in {column.name}, one of {', '.join(names)}"
@@ -246,7 +251,7 @@ def _guess_options(columns: list[Column], rows: Sequence[Mapping[str, Any]]) -> 
     for candidate in ranked:
         line, note = _correct_option(candidate, option_columns, rows)
         if line:
-            lines = [f"  options: {_quote(expression)}", line]
+            lines = [f"  options: {quote(expression)}", line]
             return AnswerGuess(
                 lines, f"options in {', '.join(option_columns)}; {note}", [*option_columns, candidate.name], "accuracy"
             )
@@ -275,7 +280,7 @@ def _correct_option(
     pairs = [(row[name], _option_texts(row, option_columns)) for row in rows]
     texts = [str(value).strip() for value, _ in pairs]
     if all(text in choices for text, (_, choices) in zip(texts, pairs, strict=True)):
-        return f"  text: {_quote(expression)}", f"the correct option is in {name}"
+        return f"  text: {quote(expression)}", f"the correct option is in {name}"
     to_integer = "" if column.kinds == {"number"} else " | int"
     if all(re.fullmatch(r"\d+", text) for text in texts):
         in_range = [
@@ -285,7 +290,7 @@ def _correct_option(
         if any(in_range):
             first = in_range.index(True)
             index = f"{expression}{to_integer}" if first == 0 else f"{expression}{to_integer} - 1"
-            line, note = f"  index: {_quote(index)}", f"{name} is its number, from {first}"
+            line, note = f"  index: {quote(index)}", f"{name} is its number, from {first}"
             if not all(in_range):
                 return line, note
             line += f"     # CHECK: if the numbers begin at 1, write {expression}{to_integer} - 1"
@@ -295,7 +300,7 @@ def _correct_option(
         for text, (_, choices) in zip(texts, pairs, strict=True)
     ):
         return (
-            f"  index: {_quote(f'{json.dumps(OPTION_LETTERS)}.index({expression} | trim | upper)')}",
+            f"  index: {quote(f'{json.dumps(OPTION_LETTERS)}.index({expression} | trim | upper)')}",
             f"{name} is its letter",
         )
     return "", ""
@@ -325,31 +330,27 @@ def _select_fields(columns: Sequence[Column], row_count: int) -> tuple[dict[str,
 
 def _card_yaml(
     name: str,
-    cluster: str,
-    file: str,
-    source: str,
-    row_count: int,
+    head: Sequence[str],
+    place: Sequence[str],
     fields: Mapping[str, Column],
+    images: Mapping[str, str],
     guess: AnswerGuess,
     row_filter: str,
     long_field: str | None,
 ) -> str:
-    share = DEFAULT_VALIDATION_SHARE if row_count > 1 else 0
-    field_names = ", ".join(fields)
+    given = ", ".join([*images, *fields])
     optional = [field for field, column in fields.items() if column.blank_rows]
     lines = [
-        f"# Drafted from {_one_line(source)} ({row_count:,} rows). All entries are guesses: check them.",
-        f"name: {name}",
-        f"cluster: {cluster}",
-        f"description: {_quote(f'What is the answer, given {field_names}?')}     # describe the task",
-        f"file: {_quote(file)}",
-        "splits: {train: rows}",
-        f"validation_share: {share}     # the share of the rows that validates, chosen by a hash of the fields",
-        *([f"row_filter: {_quote(row_filter)}     # other rows are left out"] if row_filter else []),
-        "fields:",
-        *(f"  {field}: {_quote(column.expression)}" for field, column in fields.items()),
+        *head,
+        f"description: {quote(f'What is the answer, given {given}?')}     # describe the task",
+        *place,
+        *([f"row_filter: {quote(row_filter)}     # other rows are left out"] if row_filter else []),
+        "fields:" if fields else "fields: {}",
+        *(f"  {field}: {quote(column.expression)}" for field, column in fields.items()),
+        *(["images:"] if images else []),
+        *(f"  {field}: {quote(expression)}" for field, expression in images.items()),
         *([f"optional_fields: [{', '.join(optional)}]     # blank in some rows"] if optional else []),
-        f"answer:     # {_one_line(guess.note)}",
+        f"answer:     # {one_line(guess.note)}",
         *guess.lines,
         *(
             [f"long_inputs: {{field: {long_field}, truncate: tail}}     # the field that may be truncated"]
@@ -365,31 +366,28 @@ def _card_yaml(
     return "\n".join(lines) + "\n"
 
 
-def _templates_yaml(fields: Mapping[str, Column], has_options: bool, source: str) -> str:
-    labels = {name: _one_line(name.replace("_", " ").capitalize()) for name in fields}
+def _templates_yaml(fields: Mapping[str, Column], images: Mapping[str, str], has_options: bool, source: str) -> str:
+    labels = {name: one_line(name.replace("_", " ").capitalize()) for name in fields}
     texts = [f"{label}: {{{{ {name} }}}}\n" for name, label in labels.items()]
     columns = zip(texts, fields.items(), strict=True)
     texts = [f"{{% if {name} %}}{text}{{% endif %}}" if column.blank_rows else text for text, (name, column) in columns]
     text = "".join([*texts, "{{ options }}" if has_options else ""])
-    lines = [
-        f"# Drafted from {_one_line(source)}: describe the task in words, and add templates of your own.",
-        "templates:",
-        "  - name: fields",
-        "    input: |-",
-        *(f"      {line}" for line in text.rstrip("\n").split("\n")),
-    ]
+    lines = [f"# Drafted from {one_line(source)}: describe the task in words, and add templates of your own."]
+    lines += ["templates:", "  - name: fields"]
+    if images:
+        lines += ["    parts:", *(f"      - image: {name}" for name in images)]
+    if text:
+        indent = "          " if images else "      "
+        lines += ["      - text: |-"] if images else ["    input: |-"]
+        lines += [f"{indent}{line}" for line in text.rstrip("\n").split("\n")]
     return "\n".join(lines) + "\n"
 
 
-def _one_line(text: str) -> str:
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
-def _quote(text: str) -> str:
-    """Format a text as a double-quoted YAML scalar."""
-    escaped = json.dumps(text, ensure_ascii=False)
-    return "".join(char if char.isprintable() else _escape(char) for char in escaped)
-
-
-def _escape(char: str) -> str:
-    return f"\\u{ord(char):04x}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08x}"
+def _image_fields(columns: Sequence[Column]) -> dict[str, str]:
+    """Expressions of image fields: one for all columns that are not in every row, else one for each column."""
+    if len(columns) > 1 and all(column.blank_rows for column in columns):
+        first, *others = (column.expression for column in columns)
+        return {"image": first + "".join(f" | default({other})" for other in others)}
+    if len(columns) == 1:
+        return {"image": columns[0].expression}
+    return {field_name(column.name): column.expression for column in columns}

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from metalm_cli.common.slug import slug
+from metalm_cli.common.tar_shards import KEY_COLUMN
 from metalm_cli.errors import MetalmError
 from metalm_cli.tasks.card import RESERVED_NAMES
 from metalm_cli.tasks.expressions import ROW_NAME, names_in
@@ -23,7 +24,36 @@ MAX_CLASS_LENGTH = 40
 """Maximum characters of a class name."""
 INDEX_NAME = re.compile(r"(unnamed(: \d+)?)?", re.IGNORECASE)
 """Names that pandas gives to the column of row numbers."""
-ID_COLUMNS = ("id", "idx", "uid", "guid", "uuid", "index", "qid", "pairid", "row_id")
+ID_COLUMNS = ("id", "idx", "uid", "guid", "uuid", "index", "qid", "pairid", "row_id", KEY_COLUMN)
+LABEL_COLUMNS = (
+    "label",
+    "labels",
+    "class",
+    "category",
+    "gold",
+    "gold_label",
+    "sentiment",
+    "cls",
+    "target",
+    "answer",
+    "output",
+)
+ANSWER_COLUMNS = (
+    "target",
+    "targets",
+    "output",
+    "answer",
+    "answers",
+    "response",
+    "completion",
+    "summary",
+    "reference",
+    "label",
+    "captions",
+    "caption",
+    "txt",
+)
+OPTION_COLUMNS = ("options", "choices", "candidates", "endings")
 DRAFT_RESERVED_NAMES = RESERVED_NAMES | {ROW_NAME}
 """Names that drafted fields do not have."""
 
@@ -31,7 +61,10 @@ NUMBER = re.compile(r"\d+")
 CODE = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w-]{16,}")
 """UUIDs and hashes: long, with digits and letters, without spaces."""
 
-Kind = Literal["text", "number", "bool", "list", "other"]
+NESTED = "json."
+"""Start of the names of columns that are entries of the objects of shards."""
+
+Kind = Literal["text", "number", "bool", "list", "image", "other"]
 
 
 @dataclass
@@ -51,6 +84,7 @@ class Column:
         last_number: Whole number in the last row that was added; None if a value does not follow the one before it.
         all_codes: Whether every value looks like a UUID or a hash.
         shape: The values with each number replaced by 0, if that is one text with letters and no spaces; else empty.
+        is_nested: Whether it is an entry of the column of objects ``json``.
     """
 
     name: str
@@ -65,6 +99,7 @@ class Column:
     last_number: int | None = None
     all_codes: bool = True
     shape: str = ""
+    is_nested: bool = False
 
     def add(self, value: Any) -> None:
         """Add a value to the statistics."""
@@ -110,7 +145,11 @@ class Column:
     @property
     def expression(self) -> str:
         """Expression that reads the column."""
-        return self.name if is_name(self.name) else f"{ROW_NAME}[{json.dumps(self.name, ensure_ascii=False)}]"
+        return (
+            self.name
+            if self.is_nested or is_name(self.name)
+            else f"{ROW_NAME}[{json.dumps(self.name, ensure_ascii=False)}]"
+        )
 
     @property
     def not_blank_expression(self) -> str:
@@ -169,6 +208,8 @@ def _kind_of(value: Any) -> Kind:
         return "number"
     if isinstance(value, str):
         return "text"
+    if isinstance(value, Mapping) and {"bytes", "path"} <= set(value):
+        return "image"
     is_flat_list = isinstance(value, list) and all(isinstance(entry, str | int | float) for entry in value)
     return "list" if is_flat_list else "other"
 
@@ -188,9 +229,43 @@ def summarize_columns(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Column], 
                 why=f"got {type(row).__name__}, expected an object with columns",
                 remedy="write one JSON object per line; jq -c '.[]' FILE converts a JSON array",
             )
+        is_of_shard = KEY_COLUMN in row
         for name, value in row.items():
-            columns.setdefault(str(name), Column(str(name))).add(value)
+            column = columns.setdefault(
+                str(name), Column(str(name), is_nested=is_of_shard and str(name).startswith(NESTED))
+            )
+            column.add(value)
     for column in columns.values():
         column.blank_rows += count - column.rows
         column.null_rows += count - column.rows
     return list(columns.values()), count
+
+
+def with_entries(row: Any) -> Any:
+    """Return a row of a shard with a column for each entry of its object; another row as it is.
+
+    >>> with_entries({"__key__": "0", "json": {"caption": "A cat.", "2": 3}})
+    {'__key__': '0', 'json.caption': 'A cat.'}
+    """
+    if not isinstance(row, Mapping) or KEY_COLUMN not in row:
+        return row
+    entries = row.get("json")
+    if not isinstance(entries, Mapping):
+        return row
+    nested = {f"{NESTED}{name}": value for name, value in entries.items() if is_name(str(name))}
+    return {**{name: value for name, value in row.items() if name != "json"}, **nested}
+
+
+def one_line(text: str) -> str:
+    """Return a text as one printable line, for comments."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def quote(text: str) -> str:
+    """Format a text as a double-quoted YAML scalar."""
+    escaped = json.dumps(text, ensure_ascii=False)
+    return "".join(char if char.isprintable() else _escape(char) for char in escaped)
+
+
+def _escape(char: str) -> str:
+    return f"\\u{ord(char):04x}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08x}"

@@ -28,6 +28,8 @@ from metalm_cli.tasks.record_files import format_of_records, record_card
 
 VALIDATION_SPLITS = ("validation", "valid", "dev")
 """Names of a validation split, the first of which is used."""
+VALIDATION_SHARDS = (*VALIDATION_SPLITS, "val")
+"""Names of a validation split of shards."""
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 """Suffixes of files that are read as tables to recognise the format of their rows."""
 
@@ -73,15 +75,20 @@ def is_table(path: Path) -> bool:
     return not holds_cards and (shards_exist(path, "train") or bool(shard_files(path, ALL_SHARDS)))
 
 
-def _card_of_table(path: Path, cache: Path) -> Card:
-    train = "train"
-    splits = [split for split in VALIDATION_SPLITS if is_saved_dataset(path / split)]
-    if not is_saved_dataset(path) and path.is_dir():
+def splits_of_table(path: Path) -> dict[str, str]:
+    """The splits of a table file, a saved data set or shards; without a split for validation, both roles have one."""
+    if is_saved_dataset(path) or not path.is_dir():
+        train, splits = "train", [split for split in VALIDATION_SPLITS if is_saved_dataset(path / split)]
+    else:
         train = next(iter(shard_splits(path, ["train"])), ALL_SHARDS)
-        splits = shard_splits(path, (*VALIDATION_SPLITS, "val")) if train != ALL_SHARDS else []
-    table, _ = open_table(path, cache, train)
+        splits = shard_splits(path, VALIDATION_SHARDS) if train != ALL_SHARDS else []
+    return {"train": train, "validation": splits[0] if splits else train}
+
+
+def _card_of_table(path: Path, cache: Path) -> Card:
+    roles = splits_of_table(path)
+    table, _ = open_table(path, cache, roles["train"])
     record_format = format_of_records(_records(table), display(path))
-    roles = {"train": train, "validation": splits[0] if splits else train}
     return record_card(record_format, slug(path.stem, "_"), path.name, roles, file=str(path.absolute()))
 
 

@@ -273,8 +273,9 @@ def _write_draft(file: Path, task: str, cluster: str, out: Path) -> tuple[Path, 
                 where=display(path),
                 remedy="remove it, or choose another --name or --out",
             )
+    rows, splits = _read_rows(file)
     draft_files = draft_card(
-        _read_rows(file), name=task, cluster=cluster, file=_relative_path(file, out), source=file.name
+        rows, name=task, cluster=cluster, file=_relative_path(file, out), source=file.name, splits=splits
     )
     try:
         templates_path.parent.mkdir(parents=True, exist_ok=True)
@@ -287,21 +288,25 @@ def _write_draft(file: Path, task: str, cluster: str, out: Path) -> tuple[Path, 
     return card_path, draft_files.notes
 
 
-def _read_rows(file: Path) -> list[Any]:
+def _read_rows(file: Path) -> tuple[list[Any], str]:
+    """Return the rows of a data file, and the entries of the card's ``splits``."""
     from metalm_cli.common.cache import cache_folder
+    from metalm_cli.data.examples.record_cards import is_table, splits_of_table
     from metalm_cli.data.sources.arrow_tables import is_saved_dataset
     from metalm_cli.data.sources.file_tables import open_table
-    from metalm_cli.data.sources.locate import ALL_SHARDS, DATA_SUFFIXES, shard_files, shards_exist
+    from metalm_cli.data.sources.locate import DATA_SUFFIXES
 
-    is_data = file.name.endswith(DATA_SUFFIXES) or is_saved_dataset(file) or bool(shard_files(file, ALL_SHARDS))
-    if not is_data:
+    if not file.name.endswith(DATA_SUFFIXES) and not is_table(file):
         raise MetalmError(
             "a task card is drafted from a data file",
             where=str(file),
             why=f"expected a file named *{', *'.join(DATA_SUFFIXES)}, or a folder of save_to_disk",
         )
-    table, _ = open_table(file, cache_folder(), ALL_SHARDS if shards_exist(file, ALL_SHARDS) else "train")
-    return [table.load(row) for row in range(table.rows)]
+    roles = splits_of_table(file)
+    table, _ = open_table(file, cache_folder(), roles["train"])
+    has_splits = file.is_dir() and not is_saved_dataset(file) and roles["validation"] != roles["train"]
+    splits = ", ".join(f"{role}: {split}" for role, split in roles.items()) if has_splits else "train: rows"
+    return [table.load(row) for row in range(table.rows)], splits
 
 
 def _relative_path(file: Path, out: Path) -> str:

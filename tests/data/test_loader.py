@@ -20,6 +20,7 @@ from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.objectives.language import span_drawer_of
 from metalm_cli.sessions import DecoderTokenizer, TextProcessor, TokenRules
 from row_fixtures import Shelf, assert_same_rows
+from shard_fixtures import write_shard
 from tiny_models import texts, tokenizer_of
 
 SLOTS = 4
@@ -99,10 +100,15 @@ def corpus_dataset(data: DataConfig, cache: Path, states: dict[int, SlotState] |
     return StepRowDataset(list(range(SLOTS)), make_slot)
 
 
-@pytest.fixture(params=["world", "table", "stream"])
+@pytest.fixture(params=["world", "table", "stream", "shards"])
 def data(request, tmp_path) -> DataConfig:
     if request.param == "world":
         source = {"name": "world", "world": {"documents": 60}}
+    elif request.param == "shards":
+        for shard in range(4):
+            members = {f"{index}.txt": text for index, text in enumerate(texts()[20 * shard : 20 * shard + 20])}
+            write_shard(tmp_path / f"{shard}.tar", members)
+        source = {"name": "shards", "path": str(tmp_path / "{0..3}.tar"), "text": "txt"}
     else:
         lines = [json.dumps({"text": text if index % 7 else " \n"}) for index, text in enumerate(texts()[:80])]
         (tmp_path / "notes.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ import pytest
 from card_fixtures import CLASSES_BODY, sentence_pair, write_card, write_rows
 from metalm_cli.cli.app import run
 from metalm_cli.tasks import Cards
+from shard_fixtures import captions, picture, write_shard
 
 Capture = pytest.CaptureFixture[str]
 
@@ -238,3 +239,41 @@ def test_new_refuses(capsys: Capture, tmp_path: Path, file: str, text: str, argu
     assert words in capsys.readouterr().err
     assert not (tmp_path / "cards").exists()
     assert run(["tasks", "new", "nowhere.csv"]) == 2
+
+
+def test_new_drafts_a_card_of_shards_with_images(capsys: Capture, tmp_path: Path) -> None:
+    for split, count in (("train", 2), ("val", 1)):
+        for shard in range(count):
+            members: dict[str, bytes | str] = {}
+            for number in range(30):
+                entries = {"title": f"Picture {number} of {split} {shard}", "size": {"width": 8}}
+                members[f"{number}.{('jpg', 'png')[number % 2]}"] = picture(number)
+                members |= {f"{number}.json": json.dumps(entries), f"{number}.cls": str(number % 3)}
+            write_shard(tmp_path / "shapes" / f"{split}-{shard}.tar", members)
+    assert run(["tasks", "new", "shapes", "--cluster", "sorting"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("answer: class in cls, one of 0, 1, 2", "image: image in jpg | default(png)", "not used: __key__"):
+        assert words in printed
+    assert "train: 60 rows" in printed
+    assert "validation: 30 rows" in printed
+    card = Cards(["cards/shapes.yaml"])["shapes"]
+    assert card.fields == {"json_title": "json.title"}
+    assert card.splits == {"train": "train", "validation": "val"}
+    assert run(["tasks", "check", "cards/shapes.yaml"]) == 0
+    assert run(["templates", "lint", "cards/templates", "--cards", "cards", "--task", "shapes"]) == 0
+    assert run(["tasks", "check", "shapes/"]) == 2
+    assert "metalm tasks new shapes" in " ".join(capsys.readouterr().err.split())
+
+
+def test_check_shards_without_a_card(capsys: Capture, tmp_path: Path) -> None:
+    write_shard(tmp_path / "a-0.tar", captions(0, 30))
+    write_shard(tmp_path / "a-1.tar", {"x.txt": "no image"} | captions(30, 30))
+    assert run(["tasks", "check", "a-{0..1}.tar"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 left out" in printed
+    assert sum(map(int, re.findall(r"(?:train|validation): (\d+) rows", printed))) == 61
+    (tmp_path / "a-1.tar").rename(tmp_path / "a-1.tar.gz")
+    assert run(["tasks", "check", "a-1.tar.gz"]) == 2
+    assert "uncompress it once" in capsys.readouterr().err
+    assert run(["tasks", "check", "a-{0..1}.tar"]) == 2
+    assert "1 of 2 shards are missing" in capsys.readouterr().err

@@ -38,8 +38,8 @@ class DocumentSource(Section):
     )
     path: str | None = Field(
         default=None,
-        description="Local file, folder or glob: JSONL (also .gz or .zst), Parquet, CSV, TSV, JSON or plain text; or a "
-        "folder of save_to_disk. Relative paths are also looked up in --data-root.",
+        description="Local file, folder or glob: JSONL (also .gz or .zst), tar shards of WebDataset, Parquet, CSV, "
+        "TSV, JSON or plain text; or a folder of save_to_disk. Relative paths are also looked up in --data-root.",
     )
     world: MiniworldSource | None = Field(
         default=None, description="Generate documents of the embedded miniature world."

@@ -164,8 +164,8 @@ class TaskDataConfig(Section):
         min_length=1,
         description="Tasks to train on: names of tasks or clusters; the groups core, non_core, world, lexical or all; "
         "or paths of task cards, of files of records (JSON, JSONL, CSV, TSV, Parquet, save_to_disk: input and target, "
-        "Alpaca, prompt and completion, messages, ShareGPT), of Natural Instructions tasks, or of folders of cards and "
-        "tasks; or hub ids of such records.",
+        "Alpaca, prompt and completion, messages, ShareGPT), of tar shards of images with texts, of Natural "
+        "Instructions tasks, or of folders of cards and tasks; or hub ids of such records.",
     )
     cards: list[str] = Field(default=[], description="Folders with additional task cards.")
     all_cards: bool = Field(default=False, description="Cluster names also select cards that are not core.")

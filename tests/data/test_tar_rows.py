@@ -382,10 +382,10 @@ def test_shards_without_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("birds", "captioning", "cider"),
         ("one", "captioning", "cider"),
     ]
-    birds, one = (task.examples for task in corpus.tasks)
+    birds, pictures = (task.examples for task in corpus.tasks)
     assert (len(birds), birds.card.splits) == (21, {"train": "train", "validation": "val"})
-    validation = open_examples(one.card, "validation", cache=tmp_path / "cache")
-    assert 0 < len(validation) == 40 - len(one)
+    validation = open_examples(pictures.card, "validation", cache=tmp_path / "cache")
+    assert 0 < len(validation) == 40 - len(pictures)
     assert corpus.tasks[0].rows.usable.left_out == {"image missing": 1}
     example = birds[1]
     assert (example.fields["input"], example.answers, example.images["image"][0].data) == (
@@ -412,3 +412,13 @@ def test_documents_of_shards_are_those_of_json_lines(write: Any, corpus: Any, re
         corpus({"path": str(tmp_path / "s"), "text": "txt", "streaming": True, "weight": 1.0})
     nested = write_shard(tmp_path / "n.tar", {"0.json": json.dumps({"caption": "A cat."}), "1.png": picture(0)})
     assert read(corpus({"path": str(nested), "text": "json.caption"}), 2) == ["A cat.", "A cat."]
+
+
+def test_a_column_that_no_row_has_is_one_error_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_shard(tmp_path / "s.tar", captions(0, 4))
+    write_card(tmp_path, CAPTIONS.replace("txt", "text"), file="s.tar")
+    options = TaskDataConfig(tasks=["./mine.yaml"], templates={"collection": "plain"})
+    error = error_of(lambda: open_training_tasks(options, seed=0, offline=True, cache=tmp_path / "cache"))
+    assert error.what == "task mine has no usable training example"
+    assert error.why == "of 4 rows, 4 text missing"

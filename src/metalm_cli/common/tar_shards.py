@@ -127,7 +127,8 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
             size = file.seek(0, 2)
             file.seek(0)
             header_file: Any = _HeaderFile(file)
-            with tarfile.open(fileobj=header_file, mode="r:", encoding="utf-8") as tar:
+            with tarfile.open(fileobj=header_file, mode="r:", encoding="utf-8") as archive:
+                tar: Any = archive
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # tarfile would keep every header in memory
                     if member.size < 0 or member.offset_data + member.size > size:

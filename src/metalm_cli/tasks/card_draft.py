@@ -338,11 +338,11 @@ def _card_yaml(
     row_filter: str,
     long_field: str | None,
 ) -> str:
-    given = ", ".join([*images, *fields])
+    inputs = ", ".join([*images, *fields])
     optional = [field for field, column in fields.items() if column.blank_rows]
     lines = [
         *head,
-        f"description: {quote(f'What is the answer, given {given}?')}     # describe the task",
+        f"description: {quote(f'What is the answer, given {inputs}?')}     # describe the task",
         *place,
         *([f"row_filter: {quote(row_filter)}     # other rows are left out"] if row_filter else []),
         "fields:" if fields else "fields: {}",

@@ -28,8 +28,8 @@ ALL_CLUSTERS = (*CLUSTERS, *VISION_CLUSTERS)
 LEXICAL_TAG = "lexical"
 """Tag of the generated tasks about the meanings of words, which are a group of their own."""
 CARD_SUFFIXES = (".yaml", ".yml")
-PATH_SUFFIXES = (*CARD_SUFFIXES, ".json", *INPUT_TARGET_SUFFIXES, ".csv", ".tsv", ".parquet")
-PATH_SUFFIXES += (SHARD_SUFFIX, *COMPRESSED_SHARD_SUFFIXES)
+SHARD_SUFFIXES = (SHARD_SUFFIX, *COMPRESSED_SHARD_SUFFIXES)
+PATH_SUFFIXES = (*CARD_SUFFIXES, ".json", *INPUT_TARGET_SUFFIXES, ".csv", ".tsv", ".parquet", *SHARD_SUFFIXES)
 """Suffixes of task names that are paths."""
 TEMPLATES_FOLDER = "templates"
 """Folder beside cards that contains templates, not cards."""

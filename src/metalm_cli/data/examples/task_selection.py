@@ -8,7 +8,7 @@ from pathlib import Path
 
 from metalm_cli.common.registry import did_you_mean
 from metalm_cli.config.schema.tasks import TaskDataConfig
-from metalm_cli.data.examples.open_examples import Examples, open_examples
+from metalm_cli.data.examples.open_examples import FILTERED, Examples, open_examples
 from metalm_cli.data.examples.record_cards import record_cards
 from metalm_cli.data.examples.task_corpus import TaskCorpus, TrainingTask, training_templates, with_rates
 from metalm_cli.data.examples.training_rows import TrainingRows
@@ -191,11 +191,14 @@ def _usable_rows(examples: Examples, cache: Path | None, options: TaskDataConfig
             remedy="correct `images` or `image_folder` of the card, or put the images into the folder",
         )
     if not usable:
+        why, key = f"row_filter of its card leaves out all {len(examples):,} rows", "row_filter"
+        if set(usable.left_out) != {FILTERED}:
+            why, key = f"of {len(examples):,} rows, {describe_left_out(usable.left_out)}", "the columns"
         raise MetalmError(
             f"task {examples.card.name} has no usable training example",
             where=examples.location,
-            why=f"of {len(examples):,} rows, {describe_left_out(usable.left_out)}",
-            remedy="correct the data or row_filter of the card, or remove the task from data.tasks",
+            why=why,
+            remedy=f"correct {key} of the card, or remove the task from data.tasks",
         )
     return usable
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
+
+from metalm_cli.errors import MetalmError
 
 
 def picture(number: int, size: tuple[int, int] = (8, 6)) -> bytes:
@@ -43,3 +46,10 @@ def captions(first: int, count: int) -> dict[str, bytes | str]:
     for number in range(first, first + count):
         members |= {f"{number:04}.png": picture(number), f"{number:04}.txt": f"Picture number {number}."}
     return members
+
+
+def error_of(action: Callable[[], Any]) -> MetalmError:
+    """The error that an action raises."""
+    with pytest.raises(MetalmError) as caught:
+        action()
+    return caught.value

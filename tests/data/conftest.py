@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import zstandard
 
 from metalm_cli.config.schema.data import DataConfig, DocumentSource
 from metalm_cli.data import Corpus, open_corpus
+from metalm_cli.data.sources.file_tables import open_table
 
 
 def packed(name: str, data: bytes) -> bytes:
@@ -57,3 +59,14 @@ def read():
         return [reader.get(number).text for number in range(start, count)]
 
     return reading
+
+
+@pytest.fixture
+def rows_of(tmp_path: Path) -> Callable[[Path], list]:
+    """Function that returns the rows of a path of shards."""
+
+    def read(path: Path) -> list:
+        table, _ = open_table(path, tmp_path / "cache", "rows")
+        return list(table.scan(range(table.rows)))
+
+    return read

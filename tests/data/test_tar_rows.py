@@ -1,4 +1,4 @@
-"""Rows of WebDataset shards: what is read, by row number, without copies, and what is refused by name."""
+"""Rows of WebDataset shards: what is read, by row number, without copies, and what is left out and counted."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ import gzip
 import json
 import os
 import pickle
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from card_fixtures import read_card_file, write_card
-from metalm_cli.common import tar_shards
-from metalm_cli.common.tar_shards import list_rows
 from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.data.examples.open_examples import Examples, is_available, open_examples
 from metalm_cli.data.examples.task_selection import load_cards, open_training_tasks
 from metalm_cli.data.sources import jsonl
 from metalm_cli.data.sources.file_tables import open_prepared, open_table
 from metalm_cli.errors import MetalmError
-from shard_fixtures import add_member, captions, picture, write_shard
+from shard_fixtures import captions, error_of, picture, write_shard
 
 CAPTIONS = """\
 fields: {}
@@ -32,26 +29,9 @@ metric: {name: exact_match, source: us}
 """
 
 
-@pytest.fixture
-def rows_of(tmp_path: Path) -> Callable[[Path], list[Any]]:
-    """Function that returns the rows of a path of shards."""
-
-    def read(path: Path) -> list[Any]:
-        table, _ = open_table(path, tmp_path / "cache", "rows")
-        return list(table.scan(range(table.rows)))
-
-    return read
-
-
 def examples_of(folder: Path, file: str, body: str = CAPTIONS, splits: str = "{train: rows}") -> Examples:
     path = write_card(folder, body, file=file, splits=splits)
     return open_examples(read_card_file(path), "train", cache=folder / "cache", card_path=path)
-
-
-def error_of(action: Callable[[], Any]) -> MetalmError:
-    with pytest.raises(MetalmError) as caught:
-        action()
-    return caught.value
 
 
 def test_the_members_of_a_key_are_the_columns_of_a_row(tmp_path: Path, rows_of: Any) -> None:
@@ -162,171 +142,6 @@ def test_a_changed_shard_is_listed_again_and_a_shard_that_changes_during_a_run_i
     assert error_of(lambda: table.load(0)).what == "a data file was changed while it was read"
 
 
-# -- hostile and damaged files ----------------------------------------------------------------------------------------
-
-
-def tar_of(path: Path, *entries: tuple[str, bytes | str, dict[str, Any]], **options: Any) -> Path:
-    with tarfile.open(path, "w", **options) as tar:
-        for name, content, facts in entries:
-            add_member(tar, name, content, **facts)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("name", "facts", "words"),
-    [
-        ("0.png", {"type": tarfile.SYMTYPE, "linkname": "{folder}/secret.txt"}, "it is a link"),
-        ("0.txt", {"type": tarfile.LNKTYPE, "linkname": "{folder}/secret.txt"}, "it is a link"),
-        ("0.txt", {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 9}, "it is not an ordinary file"),
-        ("0.txt", {"type": tarfile.FIFOTYPE}, "it is not an ordinary file"),
-        ("{folder}/secret.txt", {}, "a path that leads out of it"),
-        ("../secret.txt", {}, "a path that leads out of it"),
-        ("a/../../secret.txt", {}, "a path that leads out of it"),
-    ],
-)
-def test_members_that_lead_out_are_refused_by_name_and_nothing_outside_is_touched(
-    tmp_path: Path, name: str, facts: dict[str, Any], words: str
-) -> None:
-    secret = tmp_path / "secret.txt"
-    secret.write_text("secret")
-    os.utime(secret, (1, 1))
-    before = sorted(tmp_path.iterdir())
-    name = name.format(folder=tmp_path)
-    facts = {fact: value.format(folder=tmp_path) if isinstance(value, str) else value for fact, value in facts.items()}
-    path = tar_of(tmp_path / "s.tar", ("good.txt", "good", {}), (name, b"", facts))
-    error = error_of(lambda: open_table(path, tmp_path / "cache", "rows"))
-    assert words in str(error)
-    assert error.where == f"{path}, member {name}"
-    assert sorted(tmp_path.iterdir()) == sorted([*before, path, tmp_path / "cache"])
-    assert (secret.read_text(), secret.stat().st_mtime) == ("secret", 1)
-    assert not list((tmp_path / "cache").rglob("*.jsonl")), "a listing of a refused shard stays"
-
-
-def test_links_and_devices_without_a_column_are_ignored(tmp_path: Path, rows_of: Any) -> None:
-    path = tar_of(
-        tmp_path / "s.tar",
-        ("folder", b"", {"type": tarfile.DIRTYPE}),
-        ("../notes.pdf", b"x", {}),
-        ("passwd", b"", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}),
-        ("0.txt", b"good", {}),
-        ("dev", b"", {"type": tarfile.CHRTYPE}),
-    )
-    assert rows_of(path) == [{"__key__": "0", "txt": "good"}]
-
-
-@pytest.mark.parametrize(
-    ("names", "words"),
-    [
-        (["0.txt", "0.TXT"], "a key has the column txt twice"),
-        (["0.txt", "0.txt"], "a key has the column txt twice"),
-        (["0.txt", "1.txt", "0.png"], "the members of the key 0 are not next to each other"),
-        ([f"0.{number}.txt" for number in range(1001)], "a key has over 1000 columns"),
-    ],
-)
-def test_duplicate_keys_are_refused_by_name(tmp_path: Path, names: list[str], words: str) -> None:
-    path = write_shard(tmp_path / "s.tar", [(name, b"x") for name in names])
-    error = error_of(lambda: list(list_rows(path)))
-    assert words in error.what
-    assert names[-1] in error.where
-
-
-def test_equal_keys_of_different_shards_are_different_rows(tmp_path: Path, rows_of: Any) -> None:
-    for shard in ("a", "b"):
-        write_shard(tmp_path / "s" / f"{shard}.tar", {"0.txt": shard})
-    assert [row["txt"] for row in rows_of(tmp_path / "s")] == ["a", "b"]
-
-
-def test_a_text_that_is_too_large_is_refused_and_an_image_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tar_shards, "MAX_LINE_BYTES", 100)
-    path = write_shard(tmp_path / "s.tar", {"0.txt": "x" * 101})
-    error = error_of(lambda: list(list_rows(path)))
-    assert (error.what, error.where) == ("a text of a shard is too large", f"{path}, member 0.txt")
-    assert "101 bytes" in error.why
-    monkeypatch.setattr("metalm_cli.data.sources.tar_rows.MAX_FILE_BYTES", 1000)
-    monkeypatch.setattr("metalm_cli.sessions.images.MAX_FILE_BYTES", 1000)
-    write_shard(tmp_path / "i.tar", captions(0, 2) | {"9.png": bytes(5000), "9.txt": "large"})
-    table, _ = open_table(tmp_path / "i.tar", tmp_path / "cache", "rows")
-    assert len(table.load(2)["png"]["bytes"]) == 1001
-    usable = examples_of(tmp_path, "i.tar").usable_rows(tmp_path / "cache")
-    assert usable.left_out == {"image too large": 1}
-
-
-def test_truncation_at_any_place_is_an_error(tmp_path: Path) -> None:
-    data = write_shard(tmp_path / "s.tar", captions(0, 3)).read_bytes()
-    assert len(list(list_rows(tmp_path / "s.tar"))) == 3
-    end = len(data.rstrip(b"\0"))
-    for size in [0, 1, 511, 512, 600, 1024, 1500, *range(2048, end + 512, 512), end]:
-        path = tmp_path / "cut.tar"
-        path.write_bytes(data[:size])
-        error = error_of(lambda path=path: list(list_rows(path)))
-        assert error.what == "a tar file is damaged or truncated", size
-        assert error.where == str(path)
-
-
-def test_damage_of_a_header_at_any_byte_is_an_error(tmp_path: Path) -> None:
-    path = write_shard(tmp_path / "s.tar", captions(0, 3))
-    data = path.read_bytes()
-    with tarfile.open(path) as tar:
-        headers = [member.offset for member in tar]
-    for header in headers:
-        for offset in range(header, header + 512, 23):
-            damaged = bytearray(data)
-            damaged[offset] ^= 0x41
-            path.write_bytes(damaged)
-            assert error_of(lambda: list(list_rows(path))).what == "a tar file is damaged or truncated", offset
-
-
-@pytest.mark.parametrize("size", ["-512", "99999999999999999999", "1e3", "0x10", "-1"])
-def test_sizes_of_extended_headers_are_not_trusted(tmp_path: Path, size: str) -> None:
-    path = tar_of(tmp_path / "s.tar", ("0.txt", b"good", {"pax_headers": {"size": size}}), format=tarfile.PAX_FORMAT)
-    assert error_of(lambda: list(list_rows(path))).what == "a tar file is damaged or truncated"
-
-
-def test_a_huge_extended_header_is_not_read(tmp_path: Path) -> None:
-    path = tar_of(
-        tmp_path / "s.tar", ("0.txt", b"good", {"pax_headers": {"comment": "x" * 200_000}}), format=tarfile.PAX_FORMAT
-    )
-    error = error_of(lambda: list(list_rows(path)))
-    assert "at most 65,536 are read" in error.why
-
-
-def test_other_files_named_tar_are_one_error(tmp_path: Path) -> None:
-    shard = write_shard(tmp_path / "s.tar", captions(0, 1)).read_bytes()
-    for content, words in [
-        (b"", "empty"),
-        (b"{}\n" * 400, "header"),
-        (os.urandom(4096), "header"),
-        (shard + shard, "data follow the end of the archive"),
-    ]:
-        path = tmp_path / "other.tar"
-        path.write_bytes(content)
-        assert words in error_of(lambda path=path: list(list_rows(path))).why
-    (tmp_path / "none.tar").write_bytes(bytes(10240))
-    assert list(list_rows(tmp_path / "none.tar")) == []
-    os.mkfifo(tmp_path / "pipe.tar")
-    assert "not a regular file" in error_of(lambda: list(list_rows(tmp_path / "pipe.tar"))).why
-
-
-@pytest.mark.parametrize(
-    ("column", "content", "words"),
-    [
-        ("txt", b"\xff\xfe\xfd", "a member of a shard is not UTF-8 text"),
-        ("json", b"{", "a member of a shard is not JSON"),
-        ("json", b'{"a": 1, "a": 2}', "a member of a shard is not JSON"),
-        ("json", b"[" * 100_000, "a member of a shard is not JSON"),
-    ],
-)
-def test_broken_texts_name_the_shard_and_the_key(
-    tmp_path: Path, rows_of: Any, column: str, content: bytes, words: str
-) -> None:
-    path = write_shard(tmp_path / "s.tar", {f"k7.{column}": content})
-    error = error_of(lambda: rows_of(path))
-    assert error.what == words
-    assert error.where == f"{path}, key k7, column {column}"
-
-
 # -- tasks and documents ----------------------------------------------------------------------------------------------
 
 
@@ -374,7 +189,7 @@ def test_shards_without_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("METALM_DATA", raising=False)
     write_shard(tmp_path / "birds" / "train-0.tar", {"z.json": "{}"} | captions(0, 20))
     write_shard(tmp_path / "birds" / "val-0.tar", captions(50, 5))
-    write_shard(tmp_path / "one.tar", captions(0, 40))
+    write_shard(tmp_path / "one.tar", captions(0, 40) | {"x.png": picture(7), "x.json": "{}", "y.txt": "no image"})
     options = TaskDataConfig(tasks=["birds/", "one.tar"])
     cards = load_cards(options, offline=True)
     corpus, selection = open_training_tasks(options, seed=0, offline=True, cache=tmp_path / "cache", cards=cards)
@@ -385,8 +200,9 @@ def test_shards_without_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     birds, pictures = (task.examples for task in corpus.tasks)
     assert (len(birds), birds.card.splits) == (21, {"train": "train", "validation": "val"})
     validation = open_examples(pictures.card, "validation", cache=tmp_path / "cache")
-    assert 0 < len(validation) == 40 - len(pictures)
-    assert corpus.tasks[0].rows.usable.left_out == {"image missing": 1}
+    assert 0 < len(validation) == 42 - len(pictures)
+    left_out = [task.rows.usable.left_out for task in corpus.tasks]
+    assert left_out == [{"image missing": 1}, {"image missing": 1, "text missing": 1}]
     example = birds[1]
     assert (example.fields["input"], example.answers, example.images["image"][0].data) == (
         "<image>",
@@ -422,3 +238,13 @@ def test_a_column_that_no_row_has_is_one_error_before_training(tmp_path: Path, m
     error = error_of(lambda: open_training_tasks(options, seed=0, offline=True, cache=tmp_path / "cache"))
     assert error.what == "task mine has no usable training example"
     assert error.why == "of 4 rows, 4 text missing"
+
+
+def test_an_image_that_is_too_large_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metalm_cli.data.sources.tar_rows.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("metalm_cli.sessions.images.MAX_FILE_BYTES", 1000)
+    write_shard(tmp_path / "i.tar", captions(0, 2) | {"9.png": bytes(5000), "9.txt": "large"})
+    table, _ = open_table(tmp_path / "i.tar", tmp_path / "cache", "rows")
+    assert len(table.load(2)["png"]["bytes"]) == 1001
+    usable = examples_of(tmp_path, "i.tar").usable_rows(tmp_path / "cache")
+    assert usable.left_out == {"image too large": 1}

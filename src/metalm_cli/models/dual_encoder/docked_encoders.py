@@ -147,6 +147,10 @@ class DockedEncoders(PreTrainedModel):
             bound = self.pass_positions(table.rows.device)
             return outputs_in_slices(self.encoder_ios[name], encoder, table, bound)
 
+    def used_outputs(self, name: str, table: DockTable) -> Tensor:
+        """Compute what the model reads of an encoder's outputs, without the cache."""
+        return self.encoder_outputs(name, table)
+
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **_kwargs: Any) -> None:
         options = gradient_checkpointing_kwargs or {"use_reentrant": False}
         for part in self.stacks:

@@ -72,8 +72,8 @@ class LogitScale(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor([math.log(1 / START_TEMPERATURE)]))
 
     def forward(self) -> Tensor:
-        """Return the factor: fp32, scalar."""
-        return self.log_scale.float().exp().squeeze(0)
+        """Return the factor, a scalar."""
+        return self.log_scale.exp().squeeze(0)
 
     @torch.no_grad()
     def clip(self) -> None:
@@ -124,9 +124,9 @@ class DualEncoder(DockedEncoders):
             table: Table of u contents.
 
         Returns:
-            Vectors of L2 norm 1. ``[u, d]`` fp32
+            Vectors of L2 norm 1, in fp32 or more. ``[u, d]``
         """
-        return normalize(self.connectors[name](self.pool(name, table)).float(), dim=-1)
+        return normalize(_at_least_fp32(self.connectors[name](self.pool(name, table))), dim=-1)
 
     def pool(self, name: str, table: DockTable) -> Tensor:
         """Pool the outputs of an encoder for each distinct content, before the projection: ``[u, width]``.
@@ -142,9 +142,12 @@ class DualEncoder(DockedEncoders):
             numbers = torch.arange(len(outputs), device=outputs.device)
             first = numbers.new_full((contents,), len(outputs)).scatter_reduce(0, table.rows, numbers, "amin")
             return outputs[first]
-        outputs = outputs.float()
+        outputs = _at_least_fp32(outputs)
         counts = outputs.new_zeros(contents).index_add(0, table.rows, torch.ones_like(outputs[:, 0]))
         return outputs.new_zeros(contents, outputs.shape[-1]).index_add(0, table.rows, outputs) / counts[:, None]
+
+    def used_outputs(self, name: str, table: DockTable) -> Tensor:
+        return self.pool(name, table)
 
     def _pooler_outputs(self, name: str, table: DockTable) -> Tensor:
         encoder, encoder_io, pooled = self.encoders[name], self.encoder_ios[name], []
@@ -168,6 +171,10 @@ class DualEncoder(DockedEncoders):
             )
         order = torch.tensor([index for indices, _ in slices for index in indices], device=table.rows.device)
         return torch.cat(pooled)[order.argsort()]
+
+
+def _at_least_fp32(vectors: Tensor) -> Tensor:
+    return vectors.float() if vectors.dtype in (torch.bfloat16, torch.float16) else vectors
 
 
 def register() -> None:

@@ -93,16 +93,20 @@ def save_encoder(folder: Path) -> None:
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
 
 
-def write_pairs(folder: Path, count: int = 60, *, shuffled: bool = False) -> None:
+def write_pairs(
+    folder: Path, count: int = 60, *, shuffled: bool = False, without: tuple[str, str] | None = None
+) -> None:
     """Write pictures with their captions, a card, templates, and an encoder of images.
 
     Args:
         folder: The folder.
         count: Number of pairs; the last 20 validate.
         shuffled: The captions are those of other pictures.
+        without: A colour and a place that no pair has together.
     """
     rng = np.random.default_rng(0)
-    kinds = [(list(COLOURS)[rng.integers(5)], list(PLACES)[rng.integers(2)]) for _ in range(count)]
+    all_kinds = [(colour, place) for colour in COLOURS for place in PLACES if (colour, place) != without]
+    kinds = [all_kinds[index] for index in rng.integers(len(all_kinds), size=count)]
     captions = [caption(*kind) for kind in kinds]
     if shuffled:
         captions = [captions[index] for index in rng.permutation(count)]

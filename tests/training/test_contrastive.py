@@ -111,7 +111,7 @@ def test_its_lineage_card_and_continued_training(run: Path, folder: Path, tmp_pa
             ["model.encoders.text={checkpoint: FOLDER/encoder}"],
             ["one encoder of images and one of texts", "vision: vision, text: vision"],
         ),
-        (["data.templates.collection=FOLDER/words"], ["0 images and 1 texts", "expected one of each"]),
+        (["data.templates.collection=FOLDER/words"], ["has 0 images, expected one"]),
     ],
 )
 def test_what_cannot_be_trained_is_one_error(

@@ -323,7 +323,9 @@ class Finetuning(Run):
             folder.write_json(AUDIT_FILE, self.audit.model_dump())
 
     def lineage(self) -> dict[str, Any]:
+        is_contrastive = isinstance(self.recipe.objective, Contrastive)
         return {
+            **({"objective": self.recipe.objective.name} if is_contrastive else {}),
             "tasks": [task.card.name for task in self.corpus.tasks],
             "clusters": sorted({task.card.cluster for task in self.corpus.tasks}),
             "templates": {"collection": self.recipe.data.templates.collection, **asdict(self.corpus.style)},

@@ -91,9 +91,11 @@ class DualEncoder(DockedEncoders):
     Attributes:
         logit_scale: Factor of the cosines in the loss.
         family: Name of the model family.
+        max_positions: None: sessions have two positions.
     """
 
     family = "dual-encoder"
+    max_positions = None
     config_class = DualEncoderConfig
     config: DualEncoderConfig
 

@@ -12,6 +12,7 @@ from metalm_cli.sessions import (
     Causal,
     DecoderTokenizer,
     Docked,
+    DockInput,
     Processor,
     Session,
     SessionTokeniser,
@@ -81,20 +82,35 @@ class ImageTextTokeniser(SessionTokeniser):
             MetalmError: The session has not one image, or no text, or the text is longer than its encoder reads.
         """
         name = session.name or "session"
-        images = [span for span in session if isinstance(span, Docked) and span.encoder == self.image_encoder]
+        image = self.image_of(session)
         answer = "".join(span.content for span in session if _is_answer(span))  # type: ignore[misc]
         texts = [Docked(self.text_encoder, answer.strip())] if answer.strip() else self._docked_texts(session)
-        if len(images) != 1 or len(texts) != 1:
-            counts = f"{len(images)} image{'' if len(images) == 1 else 's'} and {len(texts)} texts"
+        if len(texts) != 1:
             raise MetalmError(
-                f"{name} has {counts}, expected one of each",
+                f"{name} has {len(texts)} texts, expected one",
                 why="a dual encoder compares an image with a text: the answer, or what is docked into "
                 f"{self.text_encoder!r}",
-                remedy=f"use a task with one image, docked into {self.image_encoder!r}, and a template that shows it",
+                remedy="use a task with answers, or a template that docks one text",
             )
-        docks = tuple(enumerate(self._prepare_dock(span, name) for span in (images[0], texts[0])))
+        docks = ((IMAGE, image), (TEXT, self._prepare_dock(texts[0], name)))
         ids = np.full(len(docks), DOCKED_ID, dtype=np.int64)
         return TokenisedSession(ids, np.array([False, True]), docks, name, ((TEXT, TEXT + 1),))
+
+    def image_of(self, session: Session) -> DockInput:
+        """Return the input of the image encoder.
+
+        Raises:
+            MetalmError: The session has not one image, or it cannot be read.
+        """
+        name = session.name or "session"
+        images = [span for span in session if isinstance(span, Docked) and span.encoder == self.image_encoder]
+        if len(images) != 1:
+            raise MetalmError(
+                f"{name} has {len(images)} images, expected one",
+                why="a dual encoder compares an image with a text",
+                remedy=f"use a task with one image, docked into {self.image_encoder!r}, and a template that shows it",
+            )
+        return self._prepare_dock(images[0], name)
 
     def _docked_texts(self, session: Session) -> list[Docked]:
         return [span for span in session if isinstance(span, Docked) and span.encoder == self.text_encoder]

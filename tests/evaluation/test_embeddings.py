@@ -75,8 +75,8 @@ def test_recall_is_that_of_sorted_similarities() -> None:
     for query, items in enumerate(relevant):
         order = np.argsort(-similarity[query]).tolist()
         assert ranks[query] == min(order.index(item) for item in items)
-    found = recall_at(similarity, relevant, [1, 3])
-    assert found == {1: float((ranks < 1).mean()), 3: float((ranks < 3).mean())}
+    recall = recall_at(similarity, relevant, [1, 3])
+    assert recall == {1: float((ranks < 1).mean()), 3: float((ranks < 3).mean())}
     assert recall_at(np.ones((4, 4)), [[0], [1], [2], [3]], [1]) == {1: 0.0}, "equal vectors score nothing"
 
 
@@ -133,8 +133,8 @@ def test_zero_shot_classes_are_those_of_the_embeddings(folder: Path, run: Path) 
             ensemble(model.embed_texts([f"a {colour} square{ending}" for ending in endings]))
             for colour in pairs.COLOURS
         ]
-        found = (images @ torch.stack(classes).T).argmax(1).tolist()
-        right = [list(pairs.COLOURS)[index] == row["colour"] for index, row in zip(found, rows, strict=True)]
+        nearest = (images @ torch.stack(classes).T).argmax(1).tolist()
+        right = [list(pairs.COLOURS)[index] == row["colour"] for index, row in zip(nearest, rows, strict=True)]
         assert record["score"] == pytest.approx(100 * np.mean(right))
         assert record["each"]["value"] == [float(value) for value in right]
 
@@ -196,10 +196,10 @@ def test_unseen_combinations_are_classified(tmp_path: Path, shuffled: bool) -> N
     model = load(tmp_path / "run")
     kinds = [(colour, place) for colour in pairs.COLOURS for place in pairs.PLACES]
     classes = model.embed_texts([pairs.caption(*kind) for kind in kinds])
-    shown = [(kind, pairs.picture(*kind, 10_000 + number)) for number in range(10) for kind in kinds]
-    shown += [(("white", "left"), pairs.picture("white", "left", 20_000 + number)) for number in range(20)]
-    found = (model.embed_images([image for _, image in shown]) @ classes.T).argmax(1).tolist()
-    right = [kinds[index] == kind for index, (kind, _) in zip(found, shown, strict=True)]
+    pictures = [(kind, pairs.picture(*kind, 10_000 + number)) for number in range(10) for kind in kinds]
+    pictures += [(("white", "left"), pairs.picture("white", "left", 20_000 + number)) for number in range(20)]
+    nearest = (model.embed_images([image for _, image in pictures]) @ classes.T).argmax(1).tolist()
+    right = [kinds[index] == kind for index, (kind, _) in zip(nearest, pictures, strict=True)]
     if shuffled:
         assert np.mean(right[:100]) < 0.3
     else:

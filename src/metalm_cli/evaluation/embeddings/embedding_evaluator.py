@@ -172,8 +172,8 @@ class EmbeddingEvaluator:
         chance: dict[str, float] = {}
         for count in RECALL_COUNTS:
             by_metric[f"image_to_text@{count}"] = (text_ranks < count).astype(float)
-            found = (image_ranks < count).astype(float)
-            by_metric[f"text_to_image@{count}"] = np.array([found[own].mean() for own in own_texts])
+            hits = (image_ranks < count).astype(float)
+            by_metric[f"text_to_image@{count}"] = np.array([hits[own].mean() for own in own_texts])
             of_texts = [retrieval.chance_of_recall(len(flat), len(own), count) for own in own_texts]
             chance[f"image_to_text@{count}"] = 100 * float(np.mean(of_texts))
             chance[f"text_to_image@{count}"] = 100 * retrieval.chance_of_recall(len(examples), 1, count)

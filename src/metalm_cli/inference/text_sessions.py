@@ -44,7 +44,7 @@ def check_continues(language_model: LanguageModel) -> None:
     if not family_of_model(language_model.model).generates:
         raise MetalmError(
             "a dual encoder continues no texts",
-            where=language_model.source or None,
+            where=language_model.source,
             why="it embeds images and texts (objective contrastive), and has no decoder",
             remedy="compare embeddings, embed_images(…) @ embed_texts(…).T, or score it on tasks (metalm evaluate); or "
             "use a MetaLM, a decoder or an encoder–decoder",

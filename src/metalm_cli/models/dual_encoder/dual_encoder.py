@@ -152,7 +152,8 @@ class DualEncoder(DockedEncoders):
         return self.pool(name, table)
 
     def _pooler_outputs(self, name: str, table: DockTable) -> Tensor:
-        encoder, encoder_io, pooled = self.encoders[name], self.encoder_ios[name], []
+        encoder, encoder_io = self.encoders[name], self.encoder_ios[name]
+        pooled: list[Any] = []
         hook = encoder.register_forward_hook(
             lambda _module, _args, outputs: pooled.append(getattr(outputs, "pooler_output", None))
         )

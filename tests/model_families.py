@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 from metalm_cli.config.schema.model import ModelConfig
 from metalm_cli.models import MetaLM, MetaLMConfig
 from metalm_cli.models.assembly import Assembly
+from metalm_cli.models.dual_encoder.docked_encoders import build_encoder
 from metalm_cli.models.encoders import encoder_io_for, load_tokenizer
-from metalm_cli.models.metalm import build_encoder
 from metalm_cli.sessions import (
     Batch,
     Causal,

@@ -25,6 +25,7 @@ def test_the_promised_recipes_are_there() -> None:
     assert set(shipped_names()) >= {
         "pile",
         "align",
+        "clip-small",
         "connector-only",
         "docked",
         "encoder-mlm",
@@ -93,7 +94,7 @@ def test_outside_checkpoints_of_shipped_recipes_train_at_1e_4() -> None:
                 default = getattr(train.pretrained_learning_rate, kind)
                 rates[name, kind] = part.learning_rate or min(default, train.learning_rate)
     docked = {(name, kind): 1e-4 for name in ("docked", "pile") for kind in ("decoder", "encoders")}
-    assert rates == {**docked, ("demo/lexical", "encoders"): 1e-4}
+    assert rates == {**docked, ("demo/lexical", "encoders"): 1e-4, ("clip-small", "encoders"): 1e-4}
 
 
 def _decoder_parameters(name: str, vocabulary: int) -> int:

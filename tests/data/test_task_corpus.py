@@ -79,6 +79,30 @@ def test_the_first_template_or_all_in_turn(tmp_path: Path) -> None:
     assert {name for *_, name in examples_of(not_inverted, 100)} == {"plain", "question-first"}
 
 
+def test_the_first_answer_or_each_in_turn(tmp_path: Path) -> None:
+    path = write_task(tmp_path, "parity", 6)
+    text = path.read_text()
+    start = text.index("answer: ")
+    path.write_text(text[:start] + "answer: {text: '[question, text]'}\n" + text[text.index("long_inputs: ") :])
+    path.write_text(path.read_text().replace("name: accuracy", "name: exact_match"))
+    options: dict[str, Any] = {"tasks": [str(path)], "templates": TemplateOptions(collection="plain")}
+    first, in_turn = (
+        open_training_tasks(TaskDataConfig(**options, answer_sampling=how), seed=0)[0] for how in ("first", "index")
+    )
+    rows = first.tasks[0].row_count
+    assert {first.get(number).example.answers.index(_question(first, number)) for number in range(4 * rows)} == {0}
+    places: dict[int, list[int]] = {}
+    for number in range(4 * rows):
+        example = in_turn.get(number).example
+        places.setdefault(example.row, []).append(example.answers.index(_question(in_turn, number)))
+    assert all(sorted(order) == [0, 0, 1, 1] and order[0] != order[1] for order in places.values())
+    assert in_turn.fingerprint != first.fingerprint
+
+
+def _question(mixture: TaskCorpus, number: int) -> str:
+    return str(mixture.get(number).example.fields["question"])
+
+
 def test_templates_drawn_by_seed_are_uniform(tmp_path: Path) -> None:
     names = Counter(name for *_, name in examples_of(corpus(tmp_path, templates={"template_sampling": "seed"}), 900))
     assert all(abs(count - 300) < 3 * (900 * 2 / 9) ** 0.5 for count in names.values())

@@ -77,6 +77,8 @@ class TemplateResult:
         at_limit: Number of open answers that met this limit, or the end of the model's positions, before their end.
         warnings: Examples with options or answers that the model's tokenizer cannot distinguish or spell, as messages.
         cost: Time, positions, FLOPs and memory of an example; None if all answers were cached.
+        extra_intervals: 95% intervals of further scores, 0 to 100, by name.
+        extra_chance: Chance levels of further scores, 0 to 100, by name.
     """
 
     template: str
@@ -96,6 +98,8 @@ class TemplateResult:
     also_each: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict, repr=False)
     cost: Cost | None = None
     empty: int = 0
+    extra_intervals: Mapping[str, list[float]] = field(default_factory=dict)
+    extra_chance: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,10 +139,17 @@ class ShotResult:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Results of a task, by number of demonstrations."""
+    """Results of a task, by number of demonstrations.
+
+    Args:
+        task: The task.
+        shot_results: Its results.
+        other_metric: Metric of the scores, if it is not that of the card.
+    """
 
     task: EvaluatedTask
     shot_results: tuple[ShotResult, ...]
+    other_metric: str = ""
 
     @property
     def template_results(self) -> tuple[TemplateResult, ...]:
@@ -240,7 +251,8 @@ class Evaluator:
         cost = meter.cost([prompt.session for prompt in prompts], len(prompts) - (self.cache.hits - cached))
         if self.settings.normalise:
             warnings += normalisation_notes([prompt.reference for prompt in prompts])
-        result = replace(self._score(task, template, shots, prompt_set, predictions, rankings, start_time), cost=cost)
+        outcome = prompt_set, predictions, rankings
+        result = replace(score_template(self.settings, task, template.name, shots, *outcome, start_time), cost=cost)
         open_limits = [prompt.max_new_tokens for prompt in prompts if prompt.is_open]
         if rankings is not None or not open_limits:
             return replace(result, warnings=tuple(warnings))
@@ -303,66 +315,79 @@ class Evaluator:
         ]
         return resolved, sum(is_cut for _, is_cut in generations)
 
-    def _score(
-        self,
-        task: EvaluatedTask,
-        template: Template,
-        shots: int,
-        prompt_set: PromptSet,
-        predictions: list[str],
-        rankings: Sequence[OptionRanking] | None,
-        start_time: float,
-    ) -> TemplateResult:
-        metric, prompts = task.card.metric.name, prompt_set.prompts
-        references = [prompt.reference for prompt in prompts]
-        if self.settings.normalise:
-            pairs = [normalise_answer(*pair) for pair in zip(predictions, references, strict=True)]
-            predictions, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        columns = task_metrics.columns_by_example(metric, predictions, references) if references else {}
-        scores = columns.get("value") or [
-            task_metrics.score_of_example(metric, prediction, reference)
-            for prediction, reference in zip(predictions, references, strict=True)
-        ]
-        extra: dict[str, float] = {}
-        if references:
-            extra |= task_metrics.extra_metrics(task.card, predictions, references)
-        if references and rankings is not None:
-            for name in rankings[0].alternatives:
-                choices = [
-                    reference.options[ranking.alternatives[name]]
-                    for reference, ranking in zip(references, rankings, strict=True)
-                ]
-                extra[name] = task_metrics.metric_value(metric, choices, references).value
-        samples = tuple(
-            Prediction(
-                prompt.example.row,
-                prompt.input,
-                reference.answers[0],
-                prediction,
-                scores[index],
-                None if rankings is None else dict(zip(reference.options, rankings[index].log_likelihood, strict=True)),
-            )
-            for index, (prompt, reference, prediction) in enumerate(zip(prompts, references, predictions, strict=True))
+
+def score_template(
+    settings: EvaluationSettings,
+    task: EvaluatedTask,
+    template: str,
+    shots: int,
+    prompt_set: PromptSet,
+    predictions: list[str],
+    rankings: Sequence[OptionRanking] | None,
+    start_time: float,
+) -> TemplateResult:
+    """Score the predictions of a task with a template.
+
+    Args:
+        settings: Settings of the evaluation.
+        task: The task.
+        template: Name of the template, or of several.
+        shots: Number of demonstrations.
+        prompt_set: The prompts.
+        predictions: An answer to each prompt.
+        rankings: The rankings that the answers come from; None: they were generated.
+        start_time: Start of the evaluation, by ``time.perf_counter``.
+    """
+    metric, prompts = task.card.metric.name, prompt_set.prompts
+    references = [prompt.reference for prompt in prompts]
+    if settings.normalise:
+        pairs = [normalise_answer(*pair) for pair in zip(predictions, references, strict=True)]
+        predictions, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    columns = task_metrics.columns_by_example(metric, predictions, references) if references else {}
+    scores = columns.get("value") or [
+        task_metrics.score_of_example(metric, prediction, reference)
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
+    extra: dict[str, float] = {}
+    if references:
+        extra |= task_metrics.extra_metrics(task.card, predictions, references)
+    if references and rankings is not None:
+        for name in rankings[0].alternatives:
+            choices = [
+                reference.options[ranking.alternatives[name]]
+                for reference, ranking in zip(references, rankings, strict=True)
+            ]
+            extra[name] = task_metrics.metric_value(metric, choices, references).value
+    samples = tuple(
+        Prediction(
+            prompt.example.row,
+            prompt.input,
+            reference.answers[0],
+            prediction,
+            scores[index],
+            None if rankings is None else dict(zip(reference.options, rankings[index].log_likelihood, strict=True)),
         )
-        return TemplateResult(
-            template.name,
-            task_metrics.metric_value(metric, predictions, references, columns) if references else None,
-            task_metrics.chance(metric, references),
-            prompt_set.cut,
-            prompt_set.skipped,
-            time.perf_counter() - start_time,
-            shots,
-            extra,
-            columns,
-            samples,
-            prompt_set.note,
-            empty=prompt_set.empty,
-            also_each={
-                name: task_metrics.columns_by_example(name, predictions, references)
-                for name in (task.card.metric.also if references else ())
-                if name in extra
-            },
-        )
+        for index, (prompt, reference, prediction) in enumerate(zip(prompts, references, predictions, strict=True))
+    )
+    return TemplateResult(
+        template,
+        task_metrics.metric_value(metric, predictions, references, columns) if references else None,
+        task_metrics.chance(metric, references),
+        prompt_set.cut,
+        prompt_set.skipped,
+        time.perf_counter() - start_time,
+        shots,
+        extra,
+        columns,
+        samples,
+        prompt_set.note,
+        empty=prompt_set.empty,
+        also_each={
+            name: task_metrics.columns_by_example(name, predictions, references)
+            for name in (task.card.metric.also if references else ())
+            if name in extra
+        },
+    )
 
 
 def _with_title(on_progress: Callable[[str], None], title: str, text: str) -> None:

@@ -35,7 +35,7 @@ class EvaluatedTask:
         source: Split that the examples come from.
         card_path: File of the card.
         template_path: File of the templates.
-        pool: Split that demonstrations come from; None for none.
+        pool: Split that demonstrations come from, or that a linear probe is fitted on; None for none.
     """
 
     card: Card
@@ -150,7 +150,7 @@ def open_evaluation_tasks(
         task_metrics.check_metric(card.metric.name, examples)
         _check_options_differ(examples)
         pool = None
-        if max(settings.shots, default=0):
+        if max(settings.shots, default=0) or settings.protocol == "linear_probe":
             try:
                 pool = open_examples(card, card.demonstrations, **source_options)
             except MetalmError as error:

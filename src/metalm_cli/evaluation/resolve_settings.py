@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 PROTOCOL_OF_COMMAND: dict[str, Protocol] = {"finetune": "finetuned", "instruct": "instruct"}
 """Protocol by the command that trained a model; for all other models it is ``in_context``."""
+PROTOCOL_OF_OBJECTIVE: dict[str, Protocol] = {"contrastive": "zero_shot"}
+"""Protocol by the objective of finetuning, if it is another than that of the command."""
 
 RECIPE_KEYS = {
     "options": "show_options",
@@ -52,6 +54,7 @@ def resolve_settings(
     protocol = requested.protocol
     if protocol not in PROTOCOLS:
         protocol = PROTOCOL_OF_COMMAND.get(history.command, "in_context")
+        protocol = PROTOCOL_OF_OBJECTIVE.get(history.objective, protocol)
         notes.append(f"protocol {protocol} ({_how_it_was_trained(history.command)})")
     template = requested.template or ("paper" if protocol == "instruct" else "first")
     settings = replace(

@@ -18,7 +18,8 @@ from metalm_cli.common.registry import did_you_mean
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.answers.answer_cache import AnswerCache
 from metalm_cli.evaluation.contamination import find_overlap, training_files
-from metalm_cli.evaluation.evaluator import Evaluator, TaskResult
+from metalm_cli.evaluation.embeddings.embedding_evaluator import evaluator_of
+from metalm_cli.evaluation.evaluator import TaskResult
 from metalm_cli.evaluation.opened_evaluation import (
     EvaluationCallbacks,
     OpenedEvaluation,
@@ -331,7 +332,7 @@ def evaluate_opened(
     results: Results | None = None
     try:
         callbacks.on_progress(f"evaluating {source}")
-        evaluator = Evaluator(language_model, opened.settings, answer_cache)
+        evaluator = evaluator_of(language_model, opened.settings, answer_cache)
         for task_result in evaluator.evaluate(opened.tasks, callbacks.on_progress):
             task_results.append(task_result)
     finally:

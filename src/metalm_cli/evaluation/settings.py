@@ -8,12 +8,17 @@ from typing import Literal, get_args
 from metalm_cli.data.examples.truncation import EncoderLimit
 from metalm_cli.templates import PromptStyle
 
-Protocol = Literal["finetuned", "in_context", "instruct"]
+Protocol = Literal["finetuned", "in_context", "instruct", "zero_shot", "linear_probe"]
 """``finetuned`` (paper section 3.3): answers are generated greedily, without constraints, and compared literally.
 ``in_context`` (3.6): options are ranked by their summed log-probability without the end token.
 ``instruct`` (3.5): options are ranked by their summed log-probability with the end token, as in training.
-For tasks without options, all three protocols generate the answer."""
+For tasks without options, these three protocols generate the answer.
+``zero_shot``, of dual encoders: the option whose text is the most similar to the image (CLIP, section 3.1); for tasks
+without options, texts are retrieved by images and images by texts.
+``linear_probe``, of dual encoders: logistic regression on the features of images."""
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+EMBEDDING_PROTOCOLS: tuple[Protocol, ...] = ("zero_shot", "linear_probe")
+"""Protocols of dual encoders."""
 PAPER_TEMPLATES = 5
 """Number of templates for each data set in the paper's instruction tuning (3.5), which reports mean and best."""
 

@@ -20,11 +20,12 @@ def configuration_sha256(language_model: LanguageModel) -> str:
     Models with the same weights and the same hash give the same answers, wherever they are stored.
     """
     model, decoder_tokenizer = language_model.model, language_model.decoder_tokenizer
-    generation_config: Any = getattr(model.text_model, "generation_config", None)
+    text_model: Any = getattr(model, "text_model", None)
+    generation_config: Any = getattr(text_model, "generation_config", None)
     encoders: Mapping[str, Any] = dict(model.encoders.items())
     content = {
         "model": model.config.to_dict(),
-        "decoder": model.text_model.config.to_dict(),
+        **({} if text_model is None else {"decoder": text_model.config.to_dict()}),
         "encoders": {name: encoder.config.to_dict() for name, encoder in encoders.items()},
         "generation": None if generation_config is None else generation_config.to_dict(),
         "rules": decoder_tokenizer.rules.to_dict(),

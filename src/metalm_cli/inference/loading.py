@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from metalm_cli.inference.embeddings.image_text_model import ImageTextModel
 from metalm_cli.inference.language_model import LanguageModel
 from metalm_cli.inference.pair_language_model import PairLanguageModel
 from metalm_cli.models.checkpoint_io import load_model
+from metalm_cli.models.dual_encoder.image_text_pairs import ImageTextTokenizer
 from metalm_cli.sessions import DecoderTokenizer, Processor
 
 
@@ -24,7 +26,7 @@ def load(
 
     Args:
         source: A run folder, its ``model/`` or ``adapter/``, any Hugging Face folder of a causal or encoder–decoder
-            language model, or a hub id.
+            language model, or a hub id. A dual encoder is loaded as a model that embeds images and texts.
         base: Base model of an adapter; by default the path that its run recorded. The weights must be the same.
         offline: Do not connect to the hub.
         trust_remote_code: Run Python code from the model's repository; it has all your permissions.
@@ -44,7 +46,9 @@ def load(
 def language_model_of(
     model: Any, tokenizer: DecoderTokenizer, processors: dict[str, Processor], source: str = ""
 ) -> LanguageModel:
-    """Return the language model of a model, by its family."""
+    """Return the language model of a model, by its family; a dual encoder's embeds."""
+    if isinstance(tokenizer, ImageTextTokenizer):
+        return ImageTextModel(model, tokenizer, processors, source)
     if tokenizer.reads_pairs:
         return PairLanguageModel(model, tokenizer, processors, source)  # type: ignore[arg-type]
     return LanguageModel(model, tokenizer, processors, source)

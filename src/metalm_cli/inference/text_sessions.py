@@ -10,6 +10,7 @@ from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.config_files import load_config
 from metalm_cli.models.checkpoint_checks.loading_errors import model_errors
 from metalm_cli.models.checkpoint_io import find_config_folder
+from metalm_cli.models.families import family_of_model
 from metalm_cli.sessions import Causal, Docked, Session, Span, TokenisedSession
 
 if TYPE_CHECKING:
@@ -34,6 +35,22 @@ class PromptRoute:
     encoder: str | None = None
 
 
+def check_continues(language_model: LanguageModel) -> None:
+    """Check that a model continues texts.
+
+    Raises:
+        MetalmError: It is a dual encoder.
+    """
+    if not family_of_model(language_model.model).generates:
+        raise MetalmError(
+            "a dual encoder continues no texts",
+            where=language_model.source,
+            why="it embeds images and texts (objective contrastive), and has no decoder",
+            remedy="compare embeddings, embed_images(…) @ embed_texts(…).T, or score it on tasks (metalm evaluate); or "
+            "use a MetaLM, a decoder or an encoder–decoder",
+        )
+
+
 def text_to_session(
     language_model: LanguageModel, text: str, image: Any = None, route: PromptRoute = PromptRoute(), name: str = ""
 ) -> Session:
@@ -49,9 +66,10 @@ def text_to_session(
         name: Name of the session in errors.
 
     Raises:
-        MetalmError: Text, image and prompt are all empty, the model has no encoder for an image, its tokenizer has no
-            chat template, or the encoder of the text is unknown or not chosen.
+        MetalmError: The model continues no texts, text, image and prompt are all empty, the model has no encoder for an
+            image, its tokenizer has no chat template, or the encoder of the text is unknown or not chosen.
     """
+    check_continues(language_model)
     spans: list[Span] = []
     if image is not None:
         encoder, fused = image_encoder(language_model)

@@ -12,12 +12,20 @@ from torch import nn
 
 from metalm_cli.common import registry
 from metalm_cli.config.schema.model import Lora, ModelConfig
+from metalm_cli.config.schema.objectives import SupervisedObjective
 from metalm_cli.config.schema.recipes import FinetuneRecipe, PretrainRecipe
 from metalm_cli.config.schema.training import TrainingConfig
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.loading_errors import model_errors
 from metalm_cli.models.checkpoint_io import find_model, find_model_folder, load_model
-from metalm_cli.models.families import DECODER_ONLY, ENCODER_ONLY, family_of_model, family_of_recipe, load_family
+from metalm_cli.models.families import (
+    DECODER_ONLY,
+    DUAL_ENCODER,
+    ENCODER_ONLY,
+    family_of_model,
+    family_of_recipe,
+    load_family,
+)
 from metalm_cli.models.families.base import ModelFamily
 from metalm_cli.models.families.decoder_only import check_image_positions
 from metalm_cli.models.images.used_weights import freeze_unused_weights
@@ -119,29 +127,32 @@ def build_from_recipe(
         "tokenizers": tokenizers,
     }
     name = recipe.objective.name
-    if family_of_recipe(recipe.model, name).generates:
-        assembly = build_metalm(recipe.model, inherited=inherited, **settings)
-    else:
+    if family_of_recipe(recipe.model, name).name == ENCODER_ONLY:
         assembly = build_encoder(recipe.model, name, **settings)
+    else:
+        assembly = build_metalm(recipe.model, name, inherited=inherited, **settings)
     _check_objective(assembly, recipe)
     _check_length(assembly, recipe.data.sequence_length)
     return assembly
 
 
 def _check_objective(assembly: Assembly, recipe: PretrainRecipe | FinetuneRecipe) -> None:
-    """Reject a pretraining objective that the model's family does not train with.
+    """Reject an objective that the model's family does not train with.
 
-    Objectives of plug-ins train decoder-only models, and those of families that list them.
+    Objectives of plug-ins train decoder-only models, and those of families that list them; answers are trained by
+    models that continue texts.
     """
-    family = assembly.family
-    if not isinstance(recipe, PretrainRecipe) or recipe.objective.name in family.objectives:
+    family, name = assembly.family, recipe.objective.name
+    if name in family.objectives or (name == SupervisedObjective().name and family.generates):
         return
-    if family.name != DECODER_ONLY or registry.objectives.entry(recipe.objective.name).origin == registry.BUILT_IN:
+    if family.name != DECODER_ONLY or registry.objectives.entry(name).origin == registry.BUILT_IN:
+        usual = family.objectives[0] if isinstance(recipe, PretrainRecipe) else SupervisedObjective().name
+        usual = "contrastive" if family.name == DUAL_ENCODER else usual
         raise MetalmError(
-            f"objective {recipe.objective.name} does not train {family.name} models",
+            f"objective {name} does not train {family.name} models",
             where="objective.name",
             why=f"the model is a {family.length_limit(assembly)[1]}",
-            remedy=f"set objective.name={family.objectives[0]}, or use a model of another family",
+            remedy=f"set objective.name={usual}, or use a model of another family",
         )
 
 
@@ -159,6 +170,7 @@ def _check_length(assembly: Assembly, length: int) -> None:
 
 def build_metalm(
     model: ModelConfig,
+    objective: str = "",
     *,
     seed: int,
     sample: DocumentSampler,
@@ -167,10 +179,11 @@ def build_metalm(
     tokenizers: Path | None = None,
     inherited: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Assembly:
-    """Assemble a model that continues texts: a MetaLM, a plain causal language model, or an encoder–decoder.
+    """Assemble a MetaLM, a plain causal language model, an encoder–decoder, or a dual encoder.
 
     Args:
         model: The recipe's ``model``.
+        objective: Name of the recipe's objective, which decides the family where the parts do not.
         seed: Seed of newly initialised weights.
         sample: Returns documents to train tokenizers on.
         offline: Do not access the network.
@@ -188,7 +201,7 @@ def build_metalm(
             assembly.policy = {name: TrainPolicy.of_record(inherited.get(name, {})) for name in assembly.parts()}
     else:
         loader = PartLoader(sample, offline, remote_code, tokenizers)
-        assembly = Assembly(*family_of_recipe(model, "").build(model, "", loader, seed))
+        assembly = Assembly(*family_of_recipe(model, objective).build(model, objective, loader, seed))
         assembly.notes += loader.notes
         assembly.policy = {name: TrainPolicy() for name in assembly.parts()}
     _set_policy(assembly, model)
@@ -269,6 +282,9 @@ def _set_policy(assembly: Assembly, model: ModelConfig) -> None:
 
 def _check_kind_of_parts(assembly: Assembly, model: ModelConfig) -> None:
     """Reject keys of parts that models of the family do not have."""
+    if assembly.family.name == DUAL_ENCODER:
+        _check_no_decoder(model)
+        return
     is_pair_model = "seq2seq" in assembly.parts()
     parts: dict[str, object] = {"seq2seq": model.seq2seq}
     if is_pair_model:
@@ -284,6 +300,17 @@ def _check_kind_of_parts(assembly: Assembly, model: ModelConfig) -> None:
             where=keys[0],
             remedy="remove it, or set model.trains.seq2seq" if is_pair_model else "remove it",
         )
+
+
+def _check_no_decoder(model: ModelConfig) -> None:
+    """Reject what trains of parts that a dual encoder does not have."""
+    for name in ("decoder", "seq2seq"):
+        if getattr(model.trains, name) not in (None, "all"):
+            raise MetalmError(
+                f"model.trains.{name} is set for a dual encoder, which has no such part",
+                where=f"model.trains.{name}",
+                remedy="remove it, or set model.trains.encoders, connectors or logit_scale",
+            )
 
 
 def _lora_base(checkpoint: str, folder: Path) -> LoraBase:

@@ -6,7 +6,6 @@ outputs, one position each. There is no cross-attention. A model without encoder
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -15,31 +14,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from metalm_cli.models.capabilities import DecoderTraits, measure_decoder
-from metalm_cli.models.checkpoint_checks.config_files import reset_implementations
-from metalm_cli.models.connectors import check_record, connected, make_connector
+from metalm_cli.models.connectors import connected
 from metalm_cli.models.decoders import full_logits, head_of, hidden_states, teacher_mode
-from metalm_cli.models.encoder_cache.cached_encoder import CachedEncoder
-from metalm_cli.models.encoders import (
-    LAST_LAYER,
-    EncoderIO,
-    encoder_io_for,
-    grid_of,
-    outputs_in_slices,
-    without_pooler,
-)
+from metalm_cli.models.dual_encoder.docked_encoders import DockedEncoders, EncoderRecords
 from metalm_cli.models.loss import divergence, linear_cross_entropy, linear_divergence
 from metalm_cli.sessions import Batch, DockTable, PackedTokens, TeacherTokens
-from metalm_cli.sessions.compression import Compression
-
-ENCODER_POSITIONS = 8192
-"""Maximum positions of a forward pass of an encoder, or of a teacher, padding included. In an encoder of width 768, the
-largest tensor of a pass, inside a feed-forward network, then takes 8,192 x 3,072 x 4 bytes = 96 MiB in fp32."""
-CPU_ENCODER_POSITIONS = 2048
-"""The same on a CPU. Measured with 64 texts of 256 tokens in a frozen encoder of MiniLM's size, on one core: 5.2 s and
-113 MiB at 2,048; 5.9 s and 263 MiB at 8,192; 5.8 s and 371 MiB in one pass."""
 
 
-class MetaLMConfig(PreTrainedConfig):
+class MetaLMConfig(EncoderRecords, PreTrainedConfig):
     """Configuration of a :class:`MetaLM`.
 
     Args:
@@ -76,46 +58,13 @@ class MetaLMConfig(PreTrainedConfig):
         kwargs.setdefault("tie_word_embeddings", False)  # the decoder ties its own
         super().__init__(**kwargs)
 
-    def adapter_of(self, name: str) -> str | None:
-        """Return the name of the adapter of an encoder; None: by its config."""
-        return self.docking.get(name, {}).get("adapter")
-
-    def layer_of(self, name: str) -> int:
-        """Return the layer of an encoder whose outputs are docked."""
-        return int(self.docking.get(name, {}).get("layer", LAST_LAYER))
-
-    @staticmethod
-    def part_config(config: dict[str, Any]) -> PreTrainedConfig:
-        """Build the config object of a part."""
-        fields = copy.deepcopy(config)
-        return reset_implementations(AutoConfig.for_model(fields.pop("model_type"), **fields))
-
-
-class EncoderDict(nn.ModuleDict):
-    """Encoders by name, with their tied weights as the whole model needs them."""
-
-    @property
-    def all_tied_weights_keys(self) -> dict[str, str]:
-        tied = {}
-        for name, part in self.items():
-            for key, source in (getattr(part, "all_tied_weights_keys", None) or {}).items():
-                tied[f"{name}.{key}"] = f"{name}.{source}"
-        return tied
-
 
 def positions_of_decoder(config: Any) -> int | None:
     """Return the maximum number of positions of a decoder, from its config; None if it computes them for any length."""
     return None if config.model_type == "metalm-decoder" else getattr(config, "max_position_embeddings", None)
 
 
-def build_encoder(config: PreTrainedConfig, adapter: str | None = None) -> Any:
-    """Build an encoder with new weights, without a pooler."""
-    auto = encoder_io_for(config, adapter).load_class(config)
-    model_class = auto._model_mapping[type(config)]
-    return auto.from_config(config, trust_remote_code=False, **without_pooler(model_class))
-
-
-class MetaLM(PreTrainedModel):
+class MetaLM(DockedEncoders):
     """Decoder with encoders docked through connectors.
 
     Args:
@@ -125,57 +74,29 @@ class MetaLM(PreTrainedModel):
 
     Attributes:
         decoder: The causal language model (the universal task layer).
-        encoders: Encoders by name.
-        connectors: Connectors by encoder name.
-        compressions: Number of positions of a content by encoder name; None: one for each docked output.
         family: Name of the model family.
-        adapted: Whether its parts have LoRA adapters.
-        encoder_positions: Maximum positions of a forward pass of an encoder; None: no bound.
-        cached_encoders: Frozen encoders whose outputs are read from a cache, by encoder name.
     """
 
     family = "decoder-only"
-    adapted = False
-    encoder_positions: int | None = ENCODER_POSITIONS
     config_class = MetaLMConfig
     config: MetaLMConfig
-    base_model_prefix = ""
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
 
     def __init__(
         self, config: MetaLMConfig, decoder: Any = None, encoders: dict[str, PreTrainedModel] | None = None
     ) -> None:
         super().__init__(config)
-        part_config = MetaLMConfig.part_config
         if decoder is None:
             # Explicit, because transformers would prompt on the terminal for a config that refers to remote code.
-            decoder = AutoModelForCausalLM.from_config(part_config(config.decoder_config), trust_remote_code=False)
+            decoder_config = config.part_config(config.decoder_config)
+            decoder = AutoModelForCausalLM.from_config(decoder_config, trust_remote_code=False)
         self.decoder = decoder
-        if encoders is None:
-            encoders = {
-                name: build_encoder(part_config(encoder_config), config.adapter_of(name))
-                for name, encoder_config in config.encoder_configs.items()
-            }
-        self.encoders = EncoderDict(encoders)
-        target = self.decoder.get_input_embeddings().embedding_dim
-        self.connectors = nn.ModuleDict()
-        self.encoder_ios: dict[str, EncoderIO] = {}
-        self.compressions: dict[str, Compression | None] = {}
-        self.cached_encoders: dict[str, CachedEncoder] = {}
-        for name, encoder in encoders.items():
-            encoder_io = encoder_io_for(encoder.config, config.adapter_of(name), config.layer_of(name))
-            self.encoder_ios[name] = encoder_io
-            record, where = config.connectors[name], f"connectors.{name} (config.json of the model)"
-            self.compressions[name] = check_record(record, target, grid_of(encoder_io, encoder.config), where)
-            self.connectors[name] = make_connector(record, encoder_io.width(encoder.config), target)
+        self.add_encoders(encoders, self.decoder.get_input_embeddings().embedding_dim)
         self._traits: DecoderTraits | None = None
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        pass  # parts and connectors initialise themselves
+    @property
+    def stacks(self) -> list[Any]:
+        return [self.decoder, *super().stacks]
 
     @property
     def text_model(self) -> Any:
@@ -203,12 +124,6 @@ class MetaLM(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.decoder.get_output_embeddings()
 
-    def pass_positions(self, device: torch.device) -> int | None:
-        """Maximum positions of a forward pass of an encoder or a teacher on a device; None: no bound."""
-        if self.encoder_positions is not None and device.type == "cpu":
-            return min(self.encoder_positions, CPU_ENCODER_POSITIONS)
-        return self.encoder_positions
-
     # -- input vectors ------------------------------------------------------------------------------------------------
 
     def dock_vectors(self, name: str, table: DockTable) -> Tensor:
@@ -220,20 +135,9 @@ class MetaLM(PreTrainedModel):
         if not table.inputs:
             assert table.vectors is not None, "a table has inputs or vectors"
             return table.vectors
-        cached = self.cached_encoders.get(name)
-        outputs = (
-            self.encoder_outputs(name, table) if cached is None or not cached.serves(table) else cached.outputs(table)
-        )
+        outputs = self.docked_outputs(name, table)
         vectors = connected(self, name, outputs, table)
         return vectors if table.vectors is None else torch.cat([vectors, table.vectors.to(vectors.dtype)])
-
-    def encoder_outputs(self, name: str, table: DockTable) -> Tensor:
-        """Compute the docked outputs of all distinct contents, in slices: ``[t, width]``."""
-        encoder = self.encoders[name]
-        trains = any(parameter.requires_grad for parameter in encoder.parameters())
-        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
-            bound = self.pass_positions(table.rows.device)
-            return outputs_in_slices(self.encoder_ios[name], encoder, table, bound)
 
     def embed(self, input_ids: Tensor, docks: dict[str, DockTable] | None = None) -> Tensor:
         """Build the decoder's input vectors, without positions.
@@ -370,23 +274,6 @@ class MetaLM(PreTrainedModel):
         """
         kwargs.setdefault("attention_mask", torch.ones_like(input_ids))
         return self.decoder.generate(inputs_embeds=self.embed(input_ids, docks), **kwargs)
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **_kwargs: Any) -> None:
-        options = gradient_checkpointing_kwargs or {"use_reentrant": False}
-        for part in (self.decoder, *self.encoders.values()):
-            if part.supports_gradient_checkpointing:
-                # The newer name first: in transformers 5.23 the older one warns.
-                newer = getattr(part, "activation_checkpointing_enable", None)
-                (newer or part.gradient_checkpointing_enable)(options)
-
-    def train(self, mode: bool = True) -> MetaLM:
-        """Set the training mode; fully frozen parts stay in evaluation mode."""
-        super().train(mode)
-        if mode:
-            for part in (self.decoder, *self.encoders.values(), *self.connectors.values()):
-                if not any(parameter.requires_grad for parameter in part.parameters()):
-                    part.train(False)
-        return self
 
 
 def register() -> None:

@@ -43,6 +43,9 @@ class StepModule(nn.Module):
     """Whether, for a batch with ``keep_target_losses``, the ``outputs`` of its term ``loss`` are the loss of each
     target in nats. ``[m]``"""
 
+    def after_update(self) -> None:
+        """Change weights in place after every step of the optimiser, such as to keep them within limits."""
+
 
 class Objective(Protocol):
     """An objective of one run."""

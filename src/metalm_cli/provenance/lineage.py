@@ -184,7 +184,8 @@ def ancestors_and_lineages(ancestors: Iterable[Mapping[str, Any]]) -> Iterator[t
 def pretrained_parts(ancestors: Iterable[Mapping[str, Any]], parts: Iterable[str]) -> dict[str, str]:
     """Return the parts whose weights come from an outside checkpoint: one that has no lineage.
 
-    Connectors are left out, and parts of which a lineage of version 0.1 does not say which checkpoint they start from.
+    Connectors and logit scales are left out, and parts of which a lineage of version 0.1 does not say which checkpoint
+    they start from.
 
     Args:
         ancestors: From :func:`read_ancestors`, or from a lineage.
@@ -193,7 +194,7 @@ def pretrained_parts(ancestors: Iterable[Mapping[str, Any]], parts: Iterable[str
     Returns:
         Name of the outside checkpoint by key path of the part.
     """
-    names = [name for name in parts if not name.startswith("connectors.")]
+    names = [name for name in parts if not name.startswith(("connectors.", "logit_scale"))]
     origins: dict[str, str] = {}
     for ancestor in ancestors:
         part, lineage = ancestor.get("part"), ancestor.get("lineage")

@@ -61,6 +61,7 @@ class ModelHistory:
         tasks: Tasks of the training, with the checkpoint that was trained on each; those of ``published`` included.
         unknown_ancestors: Ancestors whose training data is unknown.
         command: The command that made the model; empty if unknown.
+        objective: Its objective, if that is another than the command's usual one.
         prompt_settings: How tasks were rendered when the model was trained: ``collection`` and fields of
             :class:`~metalm_cli.templates.PromptStyle`, as far as known and valid.
         files: SHA-256 of each training file, with the checkpoint that was trained on it and the name of its source.
@@ -71,6 +72,7 @@ class ModelHistory:
     tasks: Mapping[str, str]
     unknown_ancestors: tuple[str, ...]
     command: str = ""
+    objective: str = ""
     prompt_settings: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     published: Mapping[str, PublishedTask] = field(default_factory=dict)
@@ -210,7 +212,8 @@ def _history_of_ancestors(ancestors: Sequence[Mapping[str, Any]], lineage: Mappi
     history = ModelHistory.of(ancestors)
     if lineage is None:
         return history
-    return replace(history, command=str(lineage.get("command") or ""), prompt_settings=_prompt_settings(lineage))
+    command, objective = (str(lineage.get(key) or "") for key in ("command", "objective"))
+    return replace(history, command=command, objective=objective, prompt_settings=_prompt_settings(lineage))
 
 
 def _prompt_settings(lineage: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ CHANGEABLE_KEYS = (
     "data.workers",
 )
 """Keys that may change on resume: they affect neither the data nor, without dropout, the computation."""
-YOUNGER_KEYS = {"data.broken_images": "skip"}
+YOUNGER_KEYS = {"data.broken_images": "skip", "data.answer_sampling": "first", "objective.name": "answers"}
 """Keys that records of earlier versions lack, with the value that these versions acted by."""
 SCHEDULE_KEYS = ("train.steps",)
 """Keys that may change on resume and affect the remaining steps: the schedule follows the new value."""

@@ -70,6 +70,11 @@ class SessionTokeniser:
         self.processors = dict(processors)
         self.tokenise_docks = tokenise_docks
 
+    @property
+    def max_positions(self) -> int | None:
+        """Maximum positions of a session, whatever the length of a row; None: no such limit."""
+        return None
+
     def __call__(
         self, session: Session, *, require_targets: bool = False, is_continuation: bool = False
     ) -> TokenisedSession:

@@ -10,6 +10,7 @@ import numpy as np
 
 from metalm_cli.common.checkpoints.find import model_folder
 from metalm_cli.common.signals import StopSignals
+from metalm_cli.config.schema.objectives import Contrastive
 from metalm_cli.config.schema.recipes import FinetuneRecipe
 from metalm_cli.data.examples.answer_classes import AnswerClasses
 from metalm_cli.data.examples.example_slots import ExampleSlotFactory
@@ -29,8 +30,10 @@ from metalm_cli.data.sampling.loader import StepRowDataset
 from metalm_cli.data.sampling.micro_batching import micro_batches_of_step
 from metalm_cli.errors import Exit
 from metalm_cli.models.assembly import Assembly
+from metalm_cli.models.dual_encoder.image_text_pairs import session_tokeniser_of
 from metalm_cli.models.encoders import load_tokenizer
 from metalm_cli.models.trainable import check_every_encoder_is_used, check_trained_parts_are_used
+from metalm_cli.objectives.contrastive import ContrastiveObjective
 from metalm_cli.objectives.supervised import SupervisedObjective, TaskName
 from metalm_cli.provenance.audit import Audit, apply_audit, audit
 from metalm_cli.provenance.generalization_levels import Level, describe_levels, generalization_levels
@@ -39,7 +42,7 @@ from metalm_cli.provenance.lineage import ancestors_and_lineages, read_ancestors
 from metalm_cli.provenance.model_history import ModelHistory
 from metalm_cli.runs.data_record import check_data
 from metalm_cli.runs.folder import RunFolder
-from metalm_cli.sessions import Batch, Row, Session, SessionTokeniser
+from metalm_cli.sessions import Batch, Row, Session
 from metalm_cli.tasks import Card, Cards
 from metalm_cli.templates import scored_templates
 from metalm_cli.training.compute.encoder_caches import RepeatedDocks
@@ -152,7 +155,9 @@ class Finetuning(Run):
         trained_on = [*(card.name for card in self.selection.cards), *self.base_history.tasks]
         return generalization_levels(self.cards.all(), trained_on)
 
-    def make_objective(self, assembly: Assembly) -> SupervisedObjective:
+    def make_objective(self, assembly: Assembly) -> SupervisedObjective | ContrastiveObjective:
+        if isinstance(self.recipe.objective, Contrastive):
+            return ContrastiveObjective(assembly)
         tasks = [TaskName(task.card.name, task.card.cluster) for task in self.corpus.tasks]
         objective = SupervisedObjective(assembly, tasks, self.recipe.train.loss_average)
         if self.recipe.train.distill is not None:
@@ -170,7 +175,7 @@ class Finetuning(Run):
         """Builder of the sessions of the training examples."""
         is_taught = self.recipe.train.distill is not None
         assembly = self.assembly
-        tokenise = SessionTokeniser(assembly.decoder_tokenizer, assembly.processors, tokenise_docks=is_taught)
+        tokenise = session_tokeniser_of(assembly.decoder_tokenizer, assembly.processors, tokenise_docks=is_taught)
         limits = LengthLimits.of(tokenise, self.recipe.data.sequence_length, self._compared_encoders)
         return SessionBuilder(self.corpus, tokenise, limits)
 
@@ -300,7 +305,7 @@ class Finetuning(Run):
 
     @property
     def padded_length(self) -> int | None:
-        return super().padded_length if self.packing.pack else None
+        return super().padded_length if self.packing.pack and not self.packing.one_row else None
 
     def make_dataset(self, trainer: Trainer) -> StepRowDataset:
         batch_size = self.recipe.train.batch_size
@@ -318,7 +323,9 @@ class Finetuning(Run):
             folder.write_json(AUDIT_FILE, self.audit.model_dump())
 
     def lineage(self) -> dict[str, Any]:
+        is_contrastive = isinstance(self.recipe.objective, Contrastive)
         return {
+            **({"objective": self.recipe.objective.name} if is_contrastive else {}),
             "tasks": [task.card.name for task in self.corpus.tasks],
             "clusters": sorted({task.card.cluster for task in self.corpus.tasks}),
             "templates": {"collection": self.recipe.data.templates.collection, **asdict(self.corpus.style)},

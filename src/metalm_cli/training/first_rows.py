@@ -46,11 +46,12 @@ def first_examples(
     from metalm_cli.data.examples.task_selection import open_training_tasks
     from metalm_cli.data.examples.truncation import LengthLimits
     from metalm_cli.models.assembly import build_from_recipe
-    from metalm_cli.sessions import SessionTokeniser, row_format_of
+    from metalm_cli.models.dual_encoder.image_text_pairs import session_tokeniser_of
+    from metalm_cli.sessions import row_format_of
 
     corpus, _ = open_training_tasks(recipe.data, seed=recipe.train.seed, data_root=data_root, offline=offline)
     assembly = build_from_recipe(recipe, lambda count: corpus.sample(count, 0), offline=offline)
-    tokenise = SessionTokeniser(assembly.decoder_tokenizer, assembly.processors)
+    tokenise = session_tokeniser_of(assembly.decoder_tokenizer, assembly.processors)
     writer = SessionBuilder(corpus, tokenise, LengthLimits.of(tokenise, recipe.data.sequence_length))
     row_format = row_format_of(assembly.decoder_tokenizer)
     return corpus, assembly, [pack_sessions([writer.session(number)], row_format) for number in range(count)]

@@ -13,6 +13,7 @@ from metalm_cli.common.checkpoints.local_paths import drop_path_keys, without_lo
 from metalm_cli.common.markdown import code_block, code_span, escape_markdown
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.models.assembly import Assembly
+from metalm_cli.models.families import DUAL_ENCODER
 from metalm_cli.models.lora.adapter_files import save_adapter
 from metalm_cli.models.lora.inject import merge
 from metalm_cli.provenance.lineage import LINEAGE, all_ancestors, make_lineage
@@ -29,6 +30,12 @@ INSTALL = f"""metalm {metalm_cli.__version__} or newer loads it; in a copy of it
 pip install .
 ```"""
 """How to install metalm, for a card."""
+EMBED = """import metalm_cli as metalm
+
+model = metalm.load("path/to/this/folder")
+images, texts = model.embed_images(["photo.jpg"]), model.embed_texts(["A dog runs.", "A red car."])
+print(images @ texts.T)  # cosine of each image and text"""
+"""Code that embeds images and texts, for the card of a dual encoder."""
 INSTALL_TRANSFORMERS = "```sh\npip install transformers torch\n```"
 
 
@@ -190,6 +197,8 @@ def part_table(assembly: Assembly) -> str:
 def how_to_load(assembly: Assembly) -> str:
     """How to install what loads the model, and the code that loads it, for a card."""
     family = assembly.family
+    if family.name == DUAL_ENCODER:
+        return f"{INSTALL}\n\n```python\n{EMBED}\n```"
     if not family.generates or (not assembly.processors and not assembly.writes_adapter):
         name = "model" if family.generates else "encoder"
         auto = family.auto_class

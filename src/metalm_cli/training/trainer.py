@@ -255,6 +255,7 @@ class Trainer:
         gate_update(self.optimizer, (bad_step > 0).float())
         set_learning_rate(self.optimizer, schedule(self.options, self.state.step, self.steps))
         self.optimizer.step()
+        self.root.after_update()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps_taken += 1
         if self.heap is not None:  # the first step has allocated the optimiser's state

@@ -18,7 +18,7 @@ from metalm_cli.cli.completion import (
 )
 from metalm_cli.cli.options.shared import AllCards, DataRoot, EndTokens
 
-PROTOCOLS = "auto|finetuned|in_context|instruct"
+PROTOCOLS = "auto|finetuned|in_context|instruct|zero_shot|linear_probe"
 DEMONSTRATIONS = "frozen|drawn"
 LAYOUTS = "docks|answered|joined"
 ROUTES = "template|encoder|decoder"
@@ -65,7 +65,7 @@ Protocol = Annotated[
         "--protocol",
         metavar=PROTOCOLS,
         help="finetuned: generate each answer; in_context and instruct: rank the options, without and with the end "
-        "token; auto: what the model was trained for.",
+        "token; zero_shot and linear_probe: of dual encoders; auto: what the model was trained for.",
         autocompletion=complete_choice(PROTOCOLS),
     ),
 ]

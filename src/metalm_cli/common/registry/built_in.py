@@ -112,6 +112,10 @@ _FAMILIES = "metalm_cli.models.families"
 MODEL_FAMILIES: dict[str, tuple[str, str]] = {
     "decoder-only": (f"{_FAMILIES}.decoder_only:DecoderOnly", "causal decoders, with docked encoders or without"),
     "encoder-only": (f"{_FAMILIES}.encoder_only:EncoderOnly", "bidirectional text encoders (objectives mlm and rtd)"),
+    "dual-encoder": (
+        f"{_FAMILIES}.dual_encoder:DualEncoderFamily",
+        "an image encoder and a text encoder that embed into one space (objective contrastive)",
+    ),
     "encoder-decoder": (f"{_FAMILIES}.encoder_decoder:EncoderDecoder", "encoder–decoders: T5, mT5, BART"),
 }
 

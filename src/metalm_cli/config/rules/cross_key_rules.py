@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 
 from metalm_cli.config.recipe_errors import RecipeProblem, quote_value
+from metalm_cli.config.rules.contrastive_rules import CONTRASTIVE, check_contrastive
 from metalm_cli.config.rules.evaluation_rules import ENCODER_OBJECTIVES, check_evaluation, late_evaluation_problem
 from metalm_cli.config.rules.objective_rules import check_objective, check_teacher
 from metalm_cli.config.rules.part_rules import check_part_training
@@ -39,6 +40,7 @@ def check_cross_key_rules(
     yield from _check_training(recipe)
     yield from check_teacher(recipe)
     yield from check_part_training(recipe)
+    yield from check_contrastive(recipe)
     if isinstance(recipe, PretrainRecipe):
         yield from _check_validation(recipe)
         yield from check_objective(recipe)
@@ -61,7 +63,7 @@ def check_cross_key_rules(
 
 
 def _check_decoder(recipe: FinetuneRecipe) -> Iterator[RecipeProblem]:
-    if recipe.model.decoder is None and recipe.model.seq2seq is None:
+    if recipe.model.decoder is None and recipe.model.seq2seq is None and recipe.objective.name != CONTRASTIVE:
         remedy = "give model.decoder.checkpoint or model.decoder.config, or model.checkpoint"
         yield RecipeProblem(
             "model.decoder", "missing, finetuning needs a decoder", remedy, depends_on=("model.checkpoint",)
@@ -167,7 +169,7 @@ def _check_validation(recipe: PretrainRecipe) -> Iterator[RecipeProblem]:
 def _check_positions(recipe: PretrainRecipe | FinetuneRecipe) -> Iterator[RecipeProblem]:
     """Check that a dock of ``queries`` and a token after it fit into a row."""
     row_length, model = recipe.data.sequence_length, recipe.model
-    for name, encoder in model.encoders.items():
+    for name, encoder in model.encoders.items() if recipe.objective.name != CONTRASTIVE else ():
         key = "model.connector.length" if encoder.connector is None else f"model.encoders.{name}.connector.length"
         if ((encoder.connector or model.connector).length or 0) >= row_length:
             message = f"got a dock that fills rows of data.sequence_length {row_length}, expected fewer positions"
@@ -190,6 +192,13 @@ def _check_model_checkpoint(
             "model.special_tokens",
             "got model.special_tokens together with model.checkpoint",
             "remove model.special_tokens: the checkpoint includes its special tokens",
+            depends_on=("model.checkpoint",),
+        )
+    if "model.projection_dim" in set_keys and recipe.model.projection_dim is not None:
+        yield RecipeProblem(
+            "model.projection_dim",
+            "got model.projection_dim together with model.checkpoint, whose projections have their width",
+            "remove it",
             depends_on=("model.checkpoint",),
         )
     connector = recipe.model.connector

@@ -51,8 +51,10 @@ def known_parts(model: ModelConfig) -> list[str]:
     if model.builds_seq2seq:
         return ["seq2seq"]
     decoder = ["decoder"] if model.decoder is not None else []
-    connectors = [f"connectors.{name}" for name in model.encoders] if decoder else []
-    return [*decoder, *(f"encoders.{name}" for name in model.encoders), *connectors]
+    is_dual = not decoder and len(model.encoders) > 1  # with objective contrastive; no other trains two encoders alone
+    connectors = [f"connectors.{name}" for name in model.encoders] if decoder or is_dual else []
+    logit_scale = ["logit_scale"] if is_dual else []
+    return [*decoder, *(f"encoders.{name}" for name in model.encoders), *connectors, *logit_scale]
 
 
 def _check_adapters(model: ModelConfig) -> Iterator[RecipeProblem]:

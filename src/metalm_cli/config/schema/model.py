@@ -207,6 +207,12 @@ class EncoderConfig(Section):
         lt=1,
         description="Dropout probability, for all dropout layers; default: the values of the checkpoint or config.",
     )
+    pooling: Literal["mean", "class", "pooler"] | None = Field(
+        default=None,
+        description="How objective contrastive makes one vector of the outputs. mean: their mean, with keep_special "
+        "that of the special tokens as well; class: the output of the class vector, or of the token that begins a "
+        "text; pooler: the vector that the encoder pools itself, as the towers of CLIP do. Default: mean.",
+    )
     connector: ConnectorConfig | None = Field(
         default=None, description="Connector of this encoder; default: model.connector."
     )
@@ -227,6 +233,9 @@ class TrainableParts(Section):
     seq2seq: TrainableLayers | None = Field(
         default=None, description="Trainable parameters of an encoder–decoder: all, none, or last_N."
     )
+    logit_scale: Literal["all", "none"] | None = Field(
+        default=None, description="Whether the temperature of objective contrastive trains: all or none."
+    )
 
 
 class PartLearningRates(Section):
@@ -241,6 +250,12 @@ class PartLearningRates(Section):
     )
     seq2seq: float | None = Field(
         default=None, gt=0, le=MAX_LEARNING_RATE, description="Learning rate of an encoder–decoder."
+    )
+    logit_scale: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_LEARNING_RATE,
+        description="Learning rate of the temperature of objective contrastive.",
     )
 
 
@@ -283,7 +298,7 @@ class ModelConfig(Section):
     """The parts of a new MetaLM, or a trained MetaLM to continue from."""
 
     excludes: ClassVar[dict[str, tuple[str, ...]]] = {
-        "checkpoint": ("decoder", "encoders", "seq2seq", "special_tokens", "connector"),
+        "checkpoint": ("decoder", "encoders", "seq2seq", "special_tokens", "connector", "projection_dim"),
         "decoder": ("checkpoint", "seq2seq"),
         "encoders": ("checkpoint", "seq2seq"),
         "seq2seq": ("checkpoint", "decoder", "encoders", "connector"),
@@ -314,13 +329,18 @@ class ModelConfig(Section):
         description="Tokens that mark the start and end of sessions, documents and paragraphs.",
     )
     decoder: DecoderConfig | None = Field(
-        default=None, description="The causal decoder; omit it for the objectives mlm and rtd."
+        default=None, description="The causal decoder; omit it for the objectives mlm, rtd and contrastive."
     )
     encoders: dict[str, EncoderConfig] = Field(
         default={}, description="Docked encoders by name; without any, the model is a plain causal language model."
     )
     connector: ConnectorConfig = Field(
         default=ConnectorConfig(), description="Connector of every encoder that does not set its own."
+    )
+    projection_dim: int | None = Field(
+        default=None,
+        ge=1,
+        description="Width of the embeddings of objective contrastive, which the connectors project to. Default: 512.",
     )
     seq2seq: Seq2SeqConfig | None = Field(
         default=None,

@@ -17,6 +17,15 @@ class SupervisedObjective(Section):
     name: Literal["answers"] = "answers"
 
 
+class Contrastive(Section):
+    """Contrastive training of an image encoder and a text encoder (CLIP): each image matches its text in the batch."""
+
+    name: Literal["contrastive"]
+
+
+TaskObjective = Annotated[SupervisedObjective | Contrastive, Field(discriminator="name")]
+"""Objectives of training on tasks."""
+
 LengthRange = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 

@@ -16,7 +16,8 @@ def part_sections(model: ModelConfig, name: str) -> list[tuple[str, Any]]:
 
     Args:
         model: The recipe's ``model``.
-        name: Key path of the part: ``decoder``, ``encoders.NAME``, ``connectors.NAME`` or ``seq2seq``.
+        name: Key path of the part: ``decoder``, ``encoders.NAME``, ``connectors.NAME``, ``seq2seq`` or
+            ``logit_scale``.
     """
     kind, _, encoder = name.partition(".")
     options = model.encoders.get(encoder)
@@ -27,7 +28,7 @@ def part_sections(model: ModelConfig, name: str) -> list[tuple[str, Any]]:
     elif kind == "encoders":
         sections = [(f"model.{name}", options)]
     else:
-        sections = [(f"model.{kind}", getattr(model, kind))]
+        sections = [(f"model.{kind}", getattr(model, kind, None))]  # logit_scale has no section of its own
     return [(key, section) for key, section in sections if section is not None]
 
 

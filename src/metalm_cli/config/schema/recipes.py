@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from metalm_cli.config.schema.base import DangerousOptions, InconsistentValues, Section
 from metalm_cli.config.schema.data import DataConfig
 from metalm_cli.config.schema.model import ModelConfig
-from metalm_cli.config.schema.objectives import Objective, SupervisedObjective
+from metalm_cli.config.schema.objectives import Objective, SupervisedObjective, TaskObjective
 from metalm_cli.config.schema.tasks import TaskDataConfig
 from metalm_cli.config.schema.training import TaskTrainingConfig, TrainingConfig
 
@@ -72,13 +72,15 @@ class FinetuneRecipe(Section):
         description="The model to finetune; default: that of the newest finished run, of pretraining if there is one.",
     )
     data: TaskDataConfig = Field(description="Tasks, templates and validation examples.")
+    objective: TaskObjective = Field(
+        default=SupervisedObjective(),
+        description="The training objective: answers, or contrastive for two encoders of images and texts.",
+    )
     train: TaskTrainingConfig = Field(
         default=TaskTrainingConfig(), description="Optimisation, validation, checkpoints and logging."
     )
     stages: Annotated[list[StageConfig], Field(min_length=1)] | None = Field(default=None, description=STAGES)
     dangerous: DangerousOptions = Field(default=DangerousOptions(), description="Options that can harm your machine.")
-
-    objective: ClassVar[SupervisedObjective] = SupervisedObjective()
 
     @model_validator(mode="after")
     def _explicit(self) -> Any:

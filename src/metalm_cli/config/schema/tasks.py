@@ -173,6 +173,11 @@ class TaskDataConfig(Section):
     demonstrations: DemonstrationOptions = Field(
         default=DemonstrationOptions(), description="Few-shot demonstrations in training prompts."
     )
+    answer_sampling: Literal["first", "index"] = Field(
+        default="first",
+        description="Answer of an example that has several, such as the captions of an image. first: the first; "
+        "index: by example index and epoch, round robin.",
+    )
     mixture: MixtureConfig = Field(default=MixtureConfig(), description="Sampling rates of the tasks.")
     hold_out: list[str] = Field(
         default=[],
@@ -231,4 +236,5 @@ class TaskDataConfig(Section):
     @property
     def keys_without_effect(self) -> set[str]:
         """Keys that fingerprints leave out: they are younger than recorded runs and have no effect where unset."""
-        return {key for key in ("truncate", "long_field_tokens") if getattr(self, key) is None}
+        unset = {key for key in ("truncate", "long_field_tokens") if getattr(self, key) is None}
+        return {*unset, *(["answer_sampling"] if self.answer_sampling == "first" else [])}

@@ -199,7 +199,7 @@ class TaskCorpus:
 
     def _planned_example(self, number: int, planned_row: PlannedRow, position: int) -> PlannedExample:
         task = self.tasks[planned_row.source]
-        example = task.example(position)
+        example = self._with_drawn_answer(task.example(position), planned_row.epoch)
         template = self._choose_template(task, example.row + planned_row.epoch, number)
         demonstrations = self._draw_demonstrations(task, example, number)
         key = (
@@ -207,8 +207,16 @@ class TaskCorpus:
             example.row,
             template.name,
             tuple(demonstration.row for demonstration in demonstrations),
+            *example.answers[:1],
         )
         return PlannedExample(planned_row.source, example, template, demonstrations, number, key)
+
+    def _with_drawn_answer(self, example: Example, epoch: int) -> Example:
+        """The example with the answer that trains in an epoch as the first; options keep the right one."""
+        if self.options.answer_sampling == "first" or example.options:
+            return example
+        first = (example.row + epoch) % len(example.answers)
+        return replace(example, answers=(*example.answers[first:], *example.answers[:first]))
 
     def _choose_template(self, task: TrainingTask, index: int, number: int) -> Template:
         sampling = self.options.templates.template_sampling

@@ -91,7 +91,7 @@ class LengthLimits:
         }
         return cls(
             tokenise.tokenizer,
-            length,
+            min(length, tokenise.max_positions or length),
             {**encoder_limits, **{f"*{index}": limit for index, limit in enumerate(other_limits)}},
             bool(other_limits),
             {

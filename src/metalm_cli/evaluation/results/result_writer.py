@@ -109,9 +109,15 @@ def model_record(source: str, language_model: LanguageModel) -> dict[str, Any]:
         "configuration_sha256": configuration_sha256(language_model),
         "parameters": sum(parameter.numel() for parameter in language_model.model.parameters()),
         "encoders": list(language_model.model.encoders),
-        "decoder": language_model.model.text_model.config.model_type,
+        **decoder_type(language_model),
         **({"dequantised_from": dequantised} if dequantised else {}),
     }
+
+
+def decoder_type(language_model: LanguageModel) -> dict[str, str]:
+    """Return the type of the decoder, or of the encoder–decoder; a dual encoder has none."""
+    part = getattr(language_model.model, "text_model", None)
+    return {} if part is None else {"decoder": part.config.model_type}
 
 
 def model_hash(model: Mapping[str, Any]) -> str:
@@ -191,15 +197,16 @@ def settings_of(settings: EvaluationSettings) -> dict[str, Any]:
 def task_record(result: TaskResult, seen: SeenLabel | None = None) -> TaskRecord:
     """Return the record of a task."""
     task = result.task
+    metric = result.other_metric or task.card.metric.name
     return TaskRecord(
         cluster=task.card.cluster,
         core=task.card.core,
-        metric=task.card.metric.name,
-        metric_source=task.card.metric.source,
+        metric=metric,
+        metric_source="" if result.other_metric else task.card.metric.source,
         seen=SeenRecord(why="not looked up") if seen is None else SeenRecord(**asdict(seen)),
         split=task.source.role,
         examples=len(task.examples),
-        settings=[shot_record(shot_result, task.card.metric.name) for shot_result in result.shot_results],
+        settings=[shot_record(shot_result, metric) for shot_result in result.shot_results],
         card_sha256=file_sha256(task.card_path),
         templates_sha256=file_sha256(task.template_path),
         location=task.source.location,
@@ -236,6 +243,8 @@ def template_record(template_result: TemplateResult, metric: MetricName) -> Temp
         counts={} if score is None else dict(score.counts),
         chance=Chance(**asdict(template_result.chance)),
         extra=dict(template_result.extra),
+        extra_intervals=dict(template_result.extra_intervals),
+        extra_chance=dict(template_result.extra_chance),
         each={name: list(values) for name, values in template_result.each.items()},
         also_each={
             metric: {name: list(values) for name, values in columns.items()}

@@ -61,6 +61,8 @@ class TemplateRecord(RecordPart):
 
     Args:
         counts: Numbers of invalid texts, see :class:`~metalm_cli.evaluation.metrics.task_metrics.Score`.
+        extra_intervals: 95% intervals of further scores, by name.
+        extra_chance: Chance levels of further scores, by name.
         each: Columns by example, from which the score is computed.
         also_each: Columns by example of other metrics that an aggregate reads, by metric.
         cut: Number of examples whose long field was truncated.
@@ -74,7 +76,10 @@ class TemplateRecord(RecordPart):
         cost: Time, positions, FLOPs and memory of an example; None if all answers were cached.
     """
 
-    optional_keys = frozenset({"also_each", "empty", "note", "max_answer_tokens", "at_limit", "warnings", "cost"})
+    optional_keys = frozenset(
+        {"also_each", "empty", "note", "max_answer_tokens", "at_limit", "warnings", "cost"}
+        | {"extra_intervals", "extra_chance"}
+    )
 
     template: str
     score: float | None
@@ -84,6 +89,8 @@ class TemplateRecord(RecordPart):
     counts: dict[str, int] = {}
     chance: Chance = Chance()
     extra: dict[str, float] = {}
+    extra_intervals: dict[str, list[float]] = {}
+    extra_chance: dict[str, float] = {}
     each: dict[str, list[Any]] = {}
     also_each: dict[str, dict[str, list[Any]]] = {}
     cut: int = 0

@@ -162,7 +162,7 @@ def _sections(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if isinstance(saved, dict):
         yield "metalm.tokens", saved.get("tokens")
         yield "metalm.training", saved.get("training")
-    if config.get("model_type") != "metalm":
+    if config.get("model_type") not in ("metalm", "metalm-dual-encoder"):
         return
     for key in (*SECTIONS, *NAMED_SECTIONS):
         value = config.get(key)

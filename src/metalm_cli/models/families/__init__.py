@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from metalm_cli.models.families.base import ModelFamily
 
 DECODER_ONLY, ENCODER_ONLY, ENCODER_DECODER = "decoder-only", "encoder-only", "encoder-decoder"
+DUAL_ENCODER = "dual-encoder"
 
 
 def load_family(name: str) -> ModelFamily:
@@ -38,7 +39,9 @@ def family_of_recipe(model: ModelConfig, objective: str) -> ModelFamily:
 
 
 def family_of_config(config: Any) -> ModelFamily:
-    """Return the family of a checkpoint that continues texts, from its Hugging Face config."""
+    """Return the family of a finished model that is loaded with its tokenizer, from its Hugging Face config."""
+    if config.model_type == "metalm-dual-encoder":
+        return load_family(DUAL_ENCODER)
     return load_family(ENCODER_DECODER if getattr(config, "is_encoder_decoder", False) else DECODER_ONLY)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from metalm_cli.config.schema.model import ModelConfig
+from metalm_cli.config.schema.model import EncoderConfig, ModelConfig
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.capabilities import measure_bidirectionality
 from metalm_cli.models.checkpoint_checks.loading_errors import loading_errors
@@ -24,6 +24,7 @@ from metalm_cli.sessions import DECODER, DecoderTokenizer, ImageProcessor, Proce
 from metalm_cli.sessions.end_tokens import EndToken, end_token_ids
 
 PROCESSORS_FOLDER = "processors"
+OTHER_ENCODER = "use another checkpoint or config"
 ENCODER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -131,20 +132,12 @@ def build_metalm_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Mod
     decoder_tokenizer = DecoderTokenizer(tokenizer, rules, embedding_rows=decoder.get_input_embeddings().num_embeddings)
     encoders, processors, connectors, docking = {}, {}, {}, {}
     for name, options in model.encoders.items():
-        encoder, source = loader.encoder(name, options, tokenizer)
-        encoder_io = encoder_io_for(encoder.config, options.adapter, options.layer)
-        docking[name] = {
-            "kind": encoder_io.kind,
-            "keep_special": options.keep_special,
-            "max_length": options.max_length,
-            **({} if options.adapter is None else {"adapter": options.adapter}),
-            **({} if options.layer == LAST_LAYER else {"layer": options.layer}),
-        }
-        with loading_errors("the encoder cannot be used", f"model.encoders.{name}", "use another checkpoint or config"):
-            processor = processors[name] = encoder_io.processor(name, source, encoder, docking[name])
-            if isinstance(processor, TextProcessor):
-                docking[name]["max_length"] = processor.max_length
+        encoder, processor, docking[name] = load_docked_encoder(name, options, loader, tokenizer)
+        processors[name] = processor
+        if isinstance(processor, TextProcessor):
+            with loading_errors("the encoder cannot be used", f"model.encoders.{name}", OTHER_ENCODER):
                 _check_bidirectional(name, encoder)
+        encoder_io = encoder_io_for(encoder.config, options.adapter, options.layer)
         connector_options = options.connector or model.connector
         record = connectors[name] = {"kind": connector_options.kind, **connector_options.settings}
         where = f"model.encoders.{name}.connector" if options.connector else "model.connector"
@@ -173,6 +166,39 @@ def build_metalm_parts(model: ModelConfig, loader: PartLoader, seed: int) -> Mod
     for name in encoders:
         _rescale_connector(metalm, name, processors[name], seed)
     return ModelParts(metalm, decoder_tokenizer, processors)
+
+
+def load_docked_encoder(
+    name: str, options: EncoderConfig, loader: PartLoader, decoder_tokenizer: Any
+) -> tuple[Any, Processor, dict[str, Any]]:
+    """Load or build an encoder of a recipe.
+
+    Args:
+        name: Name of the encoder.
+        options: Its options.
+        loader: Loader of parts.
+        decoder_tokenizer: Tokenizer of the decoder; None: there is no decoder.
+
+    Returns:
+        The encoder, its processor, and how it is docked, as the model's config records it.
+
+    Raises:
+        MetalmError: The encoder is missing, or of the wrong kind.
+    """
+    encoder, source = loader.encoder(name, options, decoder_tokenizer)
+    encoder_io = encoder_io_for(encoder.config, options.adapter, options.layer)
+    docking = {
+        "kind": encoder_io.kind,
+        "keep_special": options.keep_special,
+        "max_length": options.max_length,
+        **({} if options.adapter is None else {"adapter": options.adapter}),
+        **({} if options.layer == LAST_LAYER else {"layer": options.layer}),
+    }
+    with loading_errors("the encoder cannot be used", f"model.encoders.{name}", OTHER_ENCODER):
+        processor = encoder_io.processor(name, source, encoder, docking)
+    if isinstance(processor, TextProcessor):
+        docking["max_length"] = processor.max_length
+    return encoder, processor, docking
 
 
 def wrap_decoder(

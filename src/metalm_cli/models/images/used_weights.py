@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.capabilities import measuring
 from metalm_cli.sessions import Processor
+from metalm_cli.sessions.batch import dock_table
 
 
 def _gradients(total: Tensor, weights: list[nn.Parameter]) -> Sequence[Tensor | None]:
@@ -26,7 +27,7 @@ def freeze_unused_weights(model: Any, processors: Mapping[str, Processor]) -> No
     would change them all the same, and sharded training would wait for their gradients.
 
     Args:
-        model: A MetaLM whose trained weights are set.
+        model: A model whose trained weights are set; without encoders nothing happens.
         processors: Processors by encoder name.
 
     Raises:
@@ -36,14 +37,9 @@ def freeze_unused_weights(model: Any, processors: Mapping[str, Processor]) -> No
         trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
         if not trained or model.encoder_ios[name].kind == "text":
             continue
-        dummy = processors[name].dummy()
-        arrays = processors[name].collate([dummy])
-        device = trained[0].device
-        inputs = {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
+        table = dock_table([(0, processors[name].dummy())], processors[name]).to(trained[0].device)
         with measuring(encoder), torch.enable_grad():
-            outputs = model.encoder_ios[name].outputs(encoder, inputs)
-            docked = outputs[:, torch.from_numpy(dummy.output_positions).to(device)]
-            gradients = _gradients(docked.sum(), trained)
+            gradients = _gradients(model.used_outputs(name, table).sum(), trained)
         if all(gradient is None for gradient in gradients):
             raise MetalmError(
                 f"nothing of the encoder {name!r} would train: its docked outputs depend on no weight that trains",

@@ -11,6 +11,7 @@ from metalm_cli.common import registry
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.checkpoint_checks.config_files import CONFIG, GENERATION_CONFIG
 from metalm_cli.models.checkpoint_io import LoadedModel, save_model
+from metalm_cli.models.dual_encoder.dual_encoder import DualEncoderConfig
 from metalm_cli.models.encoders import load_tokenizer
 from metalm_cli.models.metalm import MetaLM, MetaLMConfig
 from metalm_cli.sessions import DecoderTokenizer, TokenRules
@@ -123,8 +124,8 @@ def check_part(folder: Path, part: str) -> None:
         MetalmError: The model has no such part, or transformers does not have its model type.
     """
     config = _read(folder / CONFIG)
-    if config.get("model_type") == MetaLMConfig.model_type:
-        parts = {"decoder": config["decoder_config"]}
+    if config.get("model_type") in (MetaLMConfig.model_type, DualEncoderConfig.model_type):
+        parts = {"decoder": config["decoder_config"]} if "decoder_config" in config else {}
         parts |= {f"encoders.{name}": fields for name, fields in config["encoder_configs"].items()}
     else:
         parts = {} if config.get("is_encoder_decoder") else {"decoder": config}

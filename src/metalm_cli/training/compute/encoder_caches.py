@@ -17,9 +17,9 @@ import torch
 from metalm_cli.common.cache import cache_folder
 from metalm_cli.errors import MetalmError
 from metalm_cli.inference.evaluation_mode import evaluation_mode
+from metalm_cli.models.dual_encoder.docked_encoders import DockedEncoders
 from metalm_cli.models.encoder_cache.cached_encoder import FOLDER, CachedEncoder
 from metalm_cli.models.encoder_cache.output_store import SPARE_SHARE, OutputStore
-from metalm_cli.models.metalm import MetaLM
 from metalm_cli.sessions.batch import dock_table
 from metalm_cli.sessions.processors import DockInput
 
@@ -127,7 +127,7 @@ def choose(run: Run, folder: RunFolder | None) -> dict[str, CacheChoice]:
         MetalmError: ``train.cache_encoders`` is on, and no encoder of the model can be cached.
     """
     mode, model = run.recipe.train.cache_encoders, run.assembly.model
-    encoders: dict[str, Any] = dict(model.encoders.items()) if isinstance(model, MetaLM) else {}
+    encoders: dict[str, Any] = dict(model.encoders.items()) if isinstance(model, DockedEncoders) else {}
     frozen = [name for name, part in encoders.items() if not any(weight.requires_grad for weight in part.parameters())]
     if mode == "on":
         _check_can_be_cached(encoders, frozen, run.shards)

@@ -11,6 +11,7 @@ from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.attention import FP32_IF_SHORT, register_attention
 from metalm_cli.models.capabilities import use_segmented_attention
+from metalm_cli.models.dual_encoder.docked_encoders import DockedEncoders
 from metalm_cli.models.metalm import MetaLM
 from metalm_cli.models.trainable import transformer_layers
 
@@ -21,10 +22,10 @@ def use_fast_attention(assembly: Assembly, recipe: Recipe, device: torch.device)
     A decoder computes the segments of packed rows apart: SDPA with a mask computes every pair of positions of a row (a
     GPU has ``flex_attention`` instead). Encoders that train compute short texts in fp32.
     """
-    if device.type != "cpu" or recipe.train.compile or not isinstance(assembly.model, MetaLM):
+    if device.type != "cpu" or recipe.train.compile or not isinstance(assembly.model, DockedEncoders):
         return
     part = recipe.model.decoder
-    if part is None or part.attention == "auto":
+    if isinstance(assembly.model, MetaLM) and (part is None or part.attention == "auto"):
         use_segmented_attention(assembly.model.decoder)
     register_attention()
     encoder: Any

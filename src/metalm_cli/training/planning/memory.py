@@ -13,11 +13,12 @@ from torch import nn
 from metalm_cli.config.schema.recipes import Recipe
 from metalm_cli.errors import Exit, MetalmError
 from metalm_cli.models.assembly import Assembly
+from metalm_cli.models.dual_encoder.dual_encoder import DualEncoder
 from metalm_cli.models.families.seq2seq_model import Seq2SeqModel
 from metalm_cli.models.loss import chunk_elements
 from metalm_cli.models.metalm import MetaLM
 from metalm_cli.models.trainable import transformer_layers
-from metalm_cli.sessions import ImageProcessor
+from metalm_cli.sessions import ImageProcessor, Processor
 from metalm_cli.training.compute.frozen_weights import COMPUTE_DTYPE, frozen_weights
 
 ADAM_MOMENTS = 2
@@ -118,14 +119,14 @@ def _activations(
     number_bytes = ACTIVATION_BYTES[recipe.train.precision]
     positions = rows * length
     total = 0.0
-    for stack, saved_layers, tokens in _stacks(assembly, modules, positions):
+    for stack, saved_layers, tokens in _stacks(assembly, modules, rows, length):
         hidden, inner, layers = _shape(stack)
         layer_bytes = tokens * (WIDTH_FACTOR * hidden + FEED_FORWARD_FACTOR * inner) * number_bytes
         if recipe.train.checkpoint_activations:
             total += tokens * hidden * 4 * saved_layers + layer_bytes
         else:
             total += layer_bytes * saved_layers + (layer_bytes / max(1, layers) if not saved_layers else 0)
-    if recipe.data.isolate_documents:
+    if recipe.data.isolate_documents and not isinstance(assembly.model, DualEncoder):
         total += rows * length * length * (4 + 1)  # the mask, and the booleans that it is computed from
     if is_bf16:
         total += sum(2 * parameter.numel() for parameter in cast if parameter.dim() >= 2)  # autocast's copies
@@ -150,12 +151,20 @@ def teacher_bytes(recipe: Recipe, assembly: Assembly, positions: int) -> float:
     return float(ACTIVATION_BYTES[recipe.train.precision] * layer + 4 * positions * hidden)
 
 
-def _stacks(assembly: Assembly, modules: list[nn.Module], positions: int) -> Iterator[tuple[Any, int, int]]:
+def _stacks(assembly: Assembly, modules: list[nn.Module], rows: int, length: int) -> Iterator[tuple[Any, int, int]]:
     """(model, number of layers whose activations are saved, positions) of every stack."""
-    model = assembly.model
+    model, positions = assembly.model, rows * length
     if isinstance(model, Seq2SeqModel):
         for stack in (model.seq2seq.get_encoder(), model.seq2seq.get_decoder()):
             yield stack, len(transformer_layers(stack)), positions
+        return
+    if isinstance(model, DualEncoder):
+        for name, encoder in model.encoders.items():
+            yield (
+                encoder,
+                _layers_above_lowest_trained(encoder),
+                rows * _longest_input(assembly.processors[name], length),
+            )
         return
     if not isinstance(model, MetaLM):
         for module in modules:
@@ -175,6 +184,13 @@ def _stacks(assembly: Assembly, modules: list[nn.Module], positions: int) -> Ite
         if compression is not None and longest is not None:
             tokens = tokens * longest // compression.positions(longest)
         yield encoder, _layers_above_lowest_trained(encoder), tokens
+
+
+def _longest_input(processor: Processor, length: int) -> int:
+    """Return the positions that an encoder reads of an image, or of the longest text."""
+    if isinstance(processor, ImageProcessor):
+        return len(processor.output_positions)
+    return min(length, getattr(processor, "max_length", length))
 
 
 def _is_trained(module: nn.Module) -> bool:
@@ -207,6 +223,8 @@ def _first_attribute(config: Any, names: tuple[str, ...], default: int) -> int:
 def _head(assembly: Assembly, modules: list[nn.Module], positions: int) -> float:
     """Bytes of the logits and their gradients (one chunk if the head is known), and of the head's new gradient."""
     model = assembly.model
+    if isinstance(model, DualEncoder):
+        return 0.0
     embeddings: Any = model.get_input_embeddings()
     vocabulary, hidden = embeddings.weight.shape
     traits = model.traits if isinstance(model, MetaLM | Seq2SeqModel) else None

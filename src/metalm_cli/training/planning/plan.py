@@ -104,7 +104,7 @@ class RunPlan:
         parts: Parts of the model.
         total: Number of parameters, tied and shared ones counted once.
         trained: Number of trained parameters.
-        special_tokens: Token rules; None for an encoder-only model.
+        special_tokens: Token rules; None for a model that continues no texts.
         objective: Description of the objective.
         sources: Training sources.
         sample_stats: Statistics of a sample of rows.
@@ -244,7 +244,7 @@ def part_summaries(recipe: Any, assembly: Assembly, extra_parts: Mapping[str, nn
 
 
 def special_tokens_of(assembly: Assembly) -> SpecialTokens | None:
-    if assembly.tokenizer is None:
+    if assembly.tokenizer is None or not assembly.family.generates:
         return None
     tokenizer = assembly.tokenizer
     start, document = tokenizer.tokenizer.convert_ids_to_tokens([tokenizer.start_id, tokenizer.document_end_id])

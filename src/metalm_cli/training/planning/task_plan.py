@@ -8,6 +8,7 @@ from collections import Counter
 
 import torch
 
+from metalm_cli.config.schema.objectives import Contrastive
 from metalm_cli.config.schema.recipes import FinetuneRecipe
 from metalm_cli.data.examples.pack_examples import RowPacking, TaskSession
 from metalm_cli.data.examples.session_writer import SessionBuilder
@@ -15,6 +16,7 @@ from metalm_cli.data.examples.task_corpus import TaskCorpus
 from metalm_cli.data.examples.task_selection import TaskSelection, group_by_reason
 from metalm_cli.models.assembly import Assembly
 from metalm_cli.models.attention import computes_segments_apart
+from metalm_cli.models.dual_encoder.dual_encoder import DualEncoder
 from metalm_cli.sessions import Row, row_format_of
 from metalm_cli.training.planning.memory import estimate_memory
 from metalm_cli.training.planning.plan import (
@@ -66,9 +68,12 @@ def row_packing_of(recipe: FinetuneRecipe, assembly: Assembly, device: torch.dev
     """Choose how sessions become rows: packed if the model allows exact packing.
 
     On a CPU, they become one row if the model computes the sessions of a row apart and train.micro_batch_size does not
-    limit the rows of a pass; otherwise short rows, in which attention costs less.
+    limit the rows of a pass; otherwise short rows, in which attention costs less. A dual encoder compares all pairs of
+    a step, which are one row.
     """
     data = recipe.data
+    if isinstance(assembly.model, DualEncoder):
+        return RowPacking(True, data.sequence_length, one_row=True)
     packs = assembly.model.traits.packs_rows_of(data.sequence_length)
     return RowPacking(
         packs and data.row_packing != "pad",
@@ -139,7 +144,7 @@ def make_task_plan(
         total=sum(parameter.numel() for parameter in parameters),
         trained=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         special_tokens=special_tokens_of(assembly),
-        objective=f"answers of {len(corpus.tasks)} tasks, the mean over {train.loss_average}s",
+        objective=_describe_objective(recipe, len(corpus.tasks)),
         sources=sources,
         sample_stats=sample_stats,
         batch_shape=batch_shape,
@@ -156,6 +161,12 @@ def make_task_plan(
         unit="example",
         packing=describe_packing(packing, rows, len(sessions)),
     )
+
+
+def _describe_objective(recipe: FinetuneRecipe, tasks: int) -> str:
+    if isinstance(recipe.objective, Contrastive):
+        return f"contrastive: images and texts of {tasks} tasks, all pairs of a step compared"
+    return f"answers of {tasks} tasks, the mean over {recipe.train.loss_average}s"
 
 
 def row_counts(rows: list[Row]) -> Counter[str]:

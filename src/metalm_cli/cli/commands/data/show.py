@@ -77,7 +77,7 @@ def _print_rows(
 
     recipe = resolved.recipe
     plain = out.no_color or not out.is_terminal
-    masked = not assembly.family.generates
+    masked = assembly.tokenizer is None
     tokenizer: Any
     if masked:
         (processor,) = assembly.processors.values()

@@ -370,7 +370,7 @@ def _first_row_spans(run: Run) -> Iterator[tuple[str, list[list[Any]]]]:
     from metalm_cli.training.first_rows import first_rows
 
     assembly = run.assembly
-    masked = not assembly.family.generates
+    masked = assembly.tokenizer is None
     if masked:
         processor: Any = next(iter(assembly.processors.values()))  # a text encoder's, the only one
         tokenizer = processor.tokenizer

@@ -66,7 +66,7 @@ def test_show(capsys: Capture, tmp_path: Path) -> None:
         "mine: Does it follow?",
         "class label, by id: entailment -> yes, not_entailment -> no",
         "premise = premise",
-        "flan: none, none: 1, passages: none, plain: 1",
+        "flan: none, fused: none, none: 1, passages: none, plain: 1",
         "train = rows[:2]: 2 rows in",
         "test = rows[2:]: 1 rows in",
     ):

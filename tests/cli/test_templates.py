@@ -27,7 +27,7 @@ def write(folder: Path, text: str) -> str:
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["templates", "list"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [row[0] for row in rows] == ["flan", "none", "passages", "plain", "t5"]
+    assert [row[0] for row in rows] == ["flan", "fused", "none", "passages", "plain", "t5"]
     assert run(["templates", "list", "flan"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     rte = next(row for row in rows if row[0] == "rte")

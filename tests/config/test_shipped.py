@@ -36,6 +36,7 @@ def test_the_promised_recipes_are_there() -> None:
         "paper/language-1.3b",
         "paper/gpt-same-decoder",
         "paper/gpt-same-total",
+        "paper/vision-language",
         "multitask",
         "mnli",
         "single",
@@ -69,6 +70,22 @@ def test_the_papers_settings() -> None:
     assert recipe.data.sources[0].exclude == {"meta.pile_set_name": ["Github", "ArXiv", "PubMed Central"]}
 
 
+def test_the_papers_vision_language_settings() -> None:
+    recipe = resolve("finetune", "paper/vision-language").recipe
+    decoder, encoder = recipe.model.decoder, recipe.model.encoders["vision"]
+    assert decoder is not None
+    assert decoder.config is not None
+    assert encoder.config is not None
+    shape = ("num_hidden_layers", "hidden_size", "num_attention_heads", "dropout")
+    assert [decoder.config[key] for key in shape] == [24, 1024, 16, 0.1]
+    assert (encoder.config["num_hidden_layers"], encoder.config["image_size"], encoder.dropout) == (12, 224, 0.1)
+    assert (recipe.model.connector.kind, recipe.model.connector.layers) == ("mlp", 3)
+    train = recipe.train
+    assert (train.steps, train.batch_size, train.learning_rate, train.warmup_steps) == (350_000, 256, 1e-4, 2500)
+    assert (train.betas, train.weight_decay, train.schedule) == ([0.9, 0.98], 0.01, "linear")
+    assert _decoder_parameters("paper/vision-language", 50_257, "finetune") / 1e6 == pytest.approx(353.8, abs=0.1)
+
+
 @pytest.mark.parametrize(("name", "prefix"), [("small", "small-"), ("paper/language-1.3b", "paper/")])
 def test_twins_differ_in_the_model_and_the_objective_alone(name: str, prefix: str) -> None:
     base = resolve("pretrain", name).recipe
@@ -97,13 +114,13 @@ def test_outside_checkpoints_of_shipped_recipes_train_at_1e_4() -> None:
     assert rates == {**docked, ("demo/lexical", "encoders"): 1e-4, ("clip-small", "encoders"): 1e-4}
 
 
-def _decoder_parameters(name: str, vocabulary: int) -> int:
+def _decoder_parameters(name: str, vocabulary: int, command: str = "pretrain") -> int:
     torch = pytest.importorskip("torch")
     from transformers import AutoConfig, AutoModelForCausalLM
 
     import metalm_cli.models  # noqa: F401
 
-    decoder = resolve("pretrain", name).recipe.model.decoder
+    decoder = resolve(command, name).recipe.model.decoder
     assert decoder is not None
     assert decoder.config is not None
     values = {key: value for key, value in decoder.config.items() if key != "model_type"}

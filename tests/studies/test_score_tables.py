@@ -119,6 +119,22 @@ def test_recorded_scores_of_another_model(out):
         results_of(out, text.replace("world_nli: 99", "world_nil: 99")).claims()
 
 
+def test_a_model_against_itself_in_another_evaluation(out):
+    exchanged = "  - {name: exchanged, title: docks exchanged, models: [tuned-metalm], options: --task x, summary: s}\n"
+    text = SMALL.replace("claims:\n", f"{exchanged}claims:\n").replace(
+        "second: tuned-gpt", "second: tuned-metalm\n    second_evaluation: exchanged", 1
+    )
+    results = results_of(out, text)
+    assert results.claims()[0].missing == "no results yet of the evaluation exchanged"
+    write_result(
+        out / "seed-1" / "results" / "exchanged.json", {"world_reviews": correct(50), "world_nli": correct(48)}
+    )
+    claim = results_of(out, text).claims()[0]
+    assert (claim.second, claim.seeds) == ("MetaLM (docks exchanged)", 1)  # seed 0 has no second result
+    assert [task.difference.value for task in claim.tasks] == pytest.approx([40, 0])
+    assert claim.verdict == "agrees"
+
+
 def test_claims_without_results_and_unknown_tasks(out, tmp_path):
     results = results_of(tmp_path / "empty" / "out")
     claims = results.claims()

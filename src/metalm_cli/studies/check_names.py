@@ -205,17 +205,19 @@ def _claims(file: StudyFile, node: YamlNode) -> Iterator[RecipeProblem]:
             models[evaluation.name] += names
     for index, claim in enumerate(file.claims):
         entry, key = _entry(node, "claims", index).value, f"claims.{index}"
-        if claim.evaluation not in models:
-            yield _unknown(f"{key}.evaluation", claim.evaluation, "evaluation", models, entry["evaluation"])
+        places = [("evaluation", claim.evaluation), ("second_evaluation", claim.second_evaluation or claim.evaluation)]
+        unknown = [(place, name) for place, name in places if name not in models and place in entry]
+        for place, name in unknown:
+            yield _unknown(f"{key}.{place}", name, "evaluation", models, entry[place])
+        if unknown:
             continue
-        known = list(dict.fromkeys(models[claim.evaluation]))
-        for side, name in (("first", claim.first), ("second", claim.second)):
+        for (_, evaluation), side, name in zip(places, ("first", "second"), (claim.first, claim.second), strict=True):
+            known = list(dict.fromkeys(models[evaluation]))
             if name not in known and not (side == "second" and name in (CHANCE, RECORDED)):
-                kind = f"model of the evaluation {claim.evaluation}"
                 yield _unknown(
                     f"{key}.{side}",
                     name,
-                    kind,
+                    f"model of the evaluation {evaluation}",
                     [*known, *([CHANCE, RECORDED] if side == "second" else [])],
                     entry[side],
                 )

@@ -45,7 +45,10 @@ class Study:
     @property
     def claims_sha256(self) -> str:
         """Hash of the claims with their expectations."""
-        claims = [claim.model_dump(mode="json") for claim in self.file.claims]
+        claims = [
+            claim.model_dump(mode="json", exclude=None if claim.second_evaluation else {"second_evaluation"})
+            for claim in self.file.claims  # without it, the hash is that of studies before this key existed
+        ]
         return hashlib.sha256(json.dumps(claims, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     @property

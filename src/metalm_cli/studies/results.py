@@ -150,14 +150,18 @@ class StudyResults:
 
     def _judge(self, claim: Claim) -> ClaimResult:
         second = claim.recorded.label if claim.recorded is not None else self.labels.get(claim.second, claim.second)
+        if claim.second_evaluation is not None and claim.second_evaluation in self.evaluations:
+            second += f" ({self.evaluations[claim.second_evaluation][0].title})"
         labels = (self.labels.get(claim.first, claim.first), second)
-        _, models = self.evaluations.get(claim.evaluation, (None, []))
-        absent = [name for name in (claim.first, claim.second) if name not in (CHANCE, RECORDED, *models)]
-        if absent:
-            return ClaimResult(claim, *labels, missing=f"the scale {self.scale} has no {absent[0]}")
-        if not self.records[claim.evaluation]:
-            return ClaimResult(claim, *labels, missing=f"no results yet of the evaluation {claim.evaluation}")
-        seeds = len(self.records[claim.evaluation])
+        sides = [(claim.first, claim.evaluation), (claim.second, claim.second_evaluation or claim.evaluation)]
+        for name, evaluation in sides:
+            _, models = self.evaluations.get(evaluation, (None, []))
+            if name not in (CHANCE, RECORDED, *models):
+                return ClaimResult(claim, *labels, missing=f"the scale {self.scale} has no {name}")
+        missing = [evaluation for _, evaluation in sides if not self.records[evaluation]]
+        if missing:
+            return ClaimResult(claim, *labels, missing=f"no results yet of the evaluation {missing[0]}")
+        seeds = len(self._common_seeds(claim.evaluation, claim))
         if claim.measure != "score":
             return self._judge_cost(claim, labels)
         results = self.task_results(claim.evaluation, claim.first, claim.second, claim)
@@ -239,16 +243,25 @@ class StudyResults:
             {shots for results in self.records[evaluation].values() for result in results for shots in result.shots}
         )
 
+    def _common_seeds(self, evaluation: str, claim: Claim | None) -> list[int]:
+        """Seeds with results of an evaluation, and of the second evaluation of a claim."""
+        other = evaluation if claim is None or claim.second_evaluation is None else claim.second_evaluation
+        return [seed for seed in self.records[evaluation] if seed in self.records[other]]
+
+    def _records_of(self, model: str, evaluation: str, seeds: Sequence[int]) -> list[ResultRecord]:
+        _, models = self.evaluations[evaluation]
+        return [self.records[evaluation][seed][models.index(model)] for seed in seeds]
+
     def _pairs(
         self, evaluation: str, first: str, second: str, claim: Claim | None, shots: int | None
     ) -> Iterator[tuple[TaskScores, SettingRecord, bool]]:
         """Yield the scores of two models on each task and number of demonstrations, with the first model's record."""
-        _, models = self.evaluations[evaluation]
-        seeds = list(self.records[evaluation].values())
+        seeds = self._common_seeds(evaluation, claim)
         if not seeds:
             return
-        first_records = [results[models.index(first)] for results in seeds]
-        second_records = None if second in (CHANCE, RECORDED) else [results[models.index(second)] for results in seeds]
+        first_records = self._records_of(first, evaluation, seeds)
+        other = evaluation if claim is None or claim.second_evaluation is None else claim.second_evaluation
+        second_records = None if second in (CHANCE, RECORDED) else self._records_of(second, other, seeds)
         if claim is not None:
             _check_tasks(claim, first_records[0], self.study)
             shots = claim.shots if claim.shots is not None else min(first_records[0].shots)

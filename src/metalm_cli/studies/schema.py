@@ -129,6 +129,10 @@ class Claim(Section):
     evaluation: str = Field(description="Evaluation with the results.")
     first: str = Field(description="Model whose score comes first: a stage or a checkpoint.")
     second: str = Field(description="Model whose score is subtracted; or chance; or recorded, with recorded set.")
+    second_evaluation: str | None = Field(
+        default=None,
+        description="Evaluation with the result of the second model, on the same examples. Default: that of the first.",
+    )
     recorded: RecordedScores | None = Field(
         default=None, description="Recorded scores to compare with; tasks without one are left out."
     )
@@ -180,8 +184,16 @@ class Claim(Section):
             )
         if self.measure != "score" and self.second in (CHANCE, RECORDED):
             raise InconsistentValues(f"{self.second} has no cost", key="second", remedy="name a model")
-        if self.first == self.second:
-            raise InconsistentValues("first and second are the same model", key="second", remedy="name another model")
+        if self.second_evaluation is not None and (self.second in (CHANCE, RECORDED) or self.measure != "score"):
+            raise InconsistentValues(
+                "second_evaluation needs the score of a model", key="second_evaluation", remedy="remove it"
+            )
+        if self.first == self.second and self.second_evaluation in (None, self.evaluation):
+            raise InconsistentValues(
+                "first and second are the same model",
+                key="second",
+                remedy="name another model, or another second_evaluation",
+            )
         return self
 
 

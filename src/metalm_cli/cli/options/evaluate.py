@@ -73,7 +73,8 @@ Templates = Annotated[
     str | None,
     typer.Option(
         "--templates",
-        help="Template collection: flan, t5, plain, none, passages, or a folder. Default: as in training, else flan.",
+        help="Template collection: flan, t5, plain, none, passages, fused, or a folder. Default: as in training, else "
+        "flan.",
         autocompletion=complete_collection,
         show_default=False,
     ),

@@ -23,7 +23,7 @@ class TemplateOptions(Section):
 
     collection: str = Field(
         default="flan",
-        description="Template collection: flan, t5, plain, none, passages, or a folder of template files.",
+        description="Template collection: flan, t5, plain, none, passages, fused, or a folder of template files.",
     )
     template_sampling: Literal["first", "index", "seed"] = Field(
         default="first",

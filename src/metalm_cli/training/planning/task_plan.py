@@ -8,6 +8,7 @@ from collections import Counter
 
 import torch
 
+from metalm_cli.common.table import counted
 from metalm_cli.config.schema.recipes import FinetuneRecipe
 from metalm_cli.data.examples.pack_examples import RowPacking, TaskSession
 from metalm_cli.data.examples.session_writer import SessionBuilder
@@ -139,7 +140,7 @@ def make_task_plan(
         total=sum(parameter.numel() for parameter in parameters),
         trained=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         special_tokens=special_tokens_of(assembly),
-        objective=f"answers of {len(corpus.tasks)} tasks, the mean over {train.loss_average}s",
+        objective=f"answers of {counted(len(corpus.tasks), 'task')}, the mean over {train.loss_average}s",
         sources=sources,
         sample_stats=sample_stats,
         batch_shape=batch_shape,

@@ -211,13 +211,13 @@ def _claims(file: StudyFile, node: YamlNode) -> Iterator[RecipeProblem]:
             yield _unknown(f"{key}.{place}", name, "evaluation", models, entry[place])
         if unknown:
             continue
-        for (_, evaluation), side, name in zip(places, ("first", "second"), (claim.first, claim.second), strict=True):
-            known = list(dict.fromkeys(models[evaluation]))
+        for (_, place), side, name in zip(places, ("first", "second"), (claim.first, claim.second), strict=True):
+            known = list(dict.fromkeys(models[place]))
             if name not in known and not (side == "second" and name in (CHANCE, RECORDED)):
                 yield _unknown(
                     f"{key}.{side}",
                     name,
-                    f"model of the evaluation {evaluation}",
+                    f"model of the evaluation {place}",
                     [*known, *([CHANCE, RECORDED] if side == "second" else [])],
                     entry[side],
                 )

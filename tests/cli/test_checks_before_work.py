@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     micro.write_recipe(root, RECIPE.replace("FOLDER", str(root)))
     micro.write_recipe(root, name="pretrain.yaml")
     (root / "used").mkdir()
-    (root / "used" / "recipe.yaml").write_text("{}\n")
+    (root / "used" / "recipe.yaml").write_text("command: finetune\n")
     return root
 
 
@@ -129,6 +129,7 @@ def test_pretraining(folder: Path, capsys: Any, arguments: list[str], message: s
     [
         (["FOLDER/typo", "--task", "world_reviews"], "no model folder FOLDER/typo"),
         (["FOLDER/used", "--task", "world_reviews"], "the run is not finished and has no model yet"),
+        (["FOLDER/used", "--task", "world_reviews"], "finish it: metalm finetune --resume --out FOLDER/used"),
         (["FOLDER/used", "--task", "world_reviws"], "no task is named world_reviws"),
     ],
 )

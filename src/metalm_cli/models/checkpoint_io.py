@@ -8,6 +8,7 @@ its base.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -206,11 +207,13 @@ def _model_in(folder: Path) -> Path | None:
 def _find_by_name(source: str, offline: bool, code: bool, weights: bool = True) -> Checkpoint:
     """Find a model by its name; the error distinguishes unfinished runs and wrong paths."""
     absolute = expand_user(source).absolute()
-    if (absolute / "recipe.yaml").is_file():
+    recipe = absolute / "recipe.yaml"
+    if recipe.is_file():
+        named = re.search(r"^command: (\w+)$", recipe.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
         raise MetalmError(
             "the run is not finished and has no model yet",
             where=str(absolute),
-            remedy=f"finish it: metalm pretrain --resume --out {source}",
+            remedy=f"finish it: metalm {named[1] if named else 'pretrain'} --resume --out {source}",
         )
     try:
         return find_checkpoint(source, offline=offline, code=code, weights=weights)

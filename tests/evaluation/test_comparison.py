@@ -116,6 +116,11 @@ def settings(**changes: Any) -> dict[str, Any]:
         ({}, {"files": [{"sha256": "f" * 64}]}, "the rows differ: eeeeeeeeeeee, ffffffffffff"),
         ({}, {"metric": "exact_match"}, "the metrics differ: accuracy, exact_match"),
         ({}, {"settings": [shot_record(template_record(BAD, "third"))]}, "the templates differ: first, third"),
+        (
+            {},
+            {"settings": [shot_record(template_record(BAD, "first"), template_record(BAD, "third"))]},
+            "the templates differ: first; first, third",
+        ),
     ],
 )
 def test_differing_settings_are_named_and_have_no_winner(

@@ -244,7 +244,8 @@ def incomparable_because(first: ResultRecord, second: ResultRecord, name: str, s
         ("rows", _data_fingerprints(first_task, second_task)),
     ):
         if sides[0] != sides[1]:
-            obstacles.append(f"the {subject} differ: {sides[0]}, {sides[1]}")
+            separator = "; " if any(", " in side for side in sides) else ", "
+            obstacles.append(f"the {subject} differ: {separator.join(sides)}")
     return obstacles
 
 

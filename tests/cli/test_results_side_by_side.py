@@ -143,6 +143,7 @@ def test_wrong_answers_are_printed(desk: Path, capsys) -> None:
     assert "1 of 2 answers are wrong" in out
     assert ("maybe so" in out, "Is it wet?" in out, "It rained" in out) == (True, True, False)
     assert max(map(len, out.splitlines())) <= 60
+    assert output_of(capsys, "show", "docked.json", "--wrong")[0].startswith("table\trow\t")
     (row,) = json.loads(output_of(capsys, "show", "docked.json", "--wrong", "-f", "json")[0])
     assert (row["id"], row["prediction"], len(row["input"])) == ("rte/1", "maybe so", 610)
 

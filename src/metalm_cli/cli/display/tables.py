@@ -53,7 +53,8 @@ def write_tables(pages: Sequence[Page], table_format: TableFormat) -> None:
     else:
         for page in pages:
             for table in map(Table.with_stars, page.tables):
-                for row in [["shots", *table.headers], *([table.title, *row] for row in table.rows)]:
+                first = "shots" if table.title.endswith("-shot") else "table"
+                for row in [[first, *table.headers], *([table.title, *row] for row in table.rows)]:
                     console.write(
                         "\t".join(console.escape_markup(cell).replace("\t", " ").rstrip() for cell in row) + "\n"
                     )

@@ -60,6 +60,7 @@ def logits(source: Path) -> torch.Tensor:
 def test_every_part_trains_at_its_rate_and_the_base_stays(folder: Path, whole: str) -> None:
     records = micro.records(folder / whole)
     assert [record["learning_rates"] for record in records] == [RATES[whole]] * 4
+    assert {record["lr"] for record in records} == {{"encoder": 4e-3, "decoder": 3e-3}[whole]}, "a rate that acts"
     saved = micro.checkpoint(folder / whole, 4)["model"]
     base = load_file(folder / "base" / "model" / "model.safetensors")
     plain = {name.removeprefix("model."): tensor for name, tensor in saved.items()}

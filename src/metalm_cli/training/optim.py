@@ -50,9 +50,13 @@ def set_learning_rate(optimizer: Any, factor: float) -> None:
 
 
 def logged_rates(optimizer: Any, options: TrainingConfig, factor: float) -> dict[str, Any]:
-    """Return the rates of a step for its record: ``lr`` of the run, and ``learning_rates`` of the trained parts."""
-    rates = {group["name"].rpartition(".")[0]: group["base_lr"] * factor for group in optimizer.param_groups}
-    return {"lr": options.learning_rate * factor, "learning_rates": rates}
+    """Return the rates of a step for its record: ``learning_rates`` of the trained parts, and ``lr``.
+
+    ``lr`` is the rate of the run, or the highest one if no part trains at it, as with adapters alone.
+    """
+    bases = {group["name"].rpartition(".")[0]: group["base_lr"] for group in optimizer.param_groups}
+    rate = options.learning_rate if options.learning_rate in bases.values() else max(bases.values())
+    return {"lr": rate * factor, "learning_rates": {name: base * factor for name, base in bases.items()}}
 
 
 def gate_update(optimizer: Any, found_inf: torch.Tensor) -> None:

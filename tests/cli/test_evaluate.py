@@ -102,7 +102,7 @@ def test_results_before_a_failing_task_are_written(desk, monkeypatch, capsys) ->
         ([], "no tasks are selected"),
         (["--task", "od"], "no task is named od"),
         (["--cluster", "rte"], "--task rte"),
-        (["--cluster", "nlii"], "no cluster is named nlii"),
+        (["--cluster", "nlii"], "did you mean nli?"),
         (["--task", "odd", "--shots", "four"], "--shots four is not a list of numbers"),
         (["--task", "odd", "--shots", "0,99"], "99 demonstrations of odd requested, available: 9"),
         (["--task", "odd", "--protocol", "few_shot"], "unknown value few_shot for --protocol"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from card_fixtures import CLASSES_BODY, sentence_pair, write_card, write_rows
+from metalm_cli.cli import console
 from metalm_cli.cli.app import run
 from metalm_cli.tasks import Cards
 from shard_fixtures import captions, picture, write_shard
@@ -44,7 +47,19 @@ def test_list(capsys: Capture, tmp_path: Path) -> None:
         card.name for card in Cards().all() if card.cluster == "nli" and card.core
     }
     assert run(["tasks", "list", "--cluster", "nlix"]) == 2
-    assert "choose one of nli" in capsys.readouterr().err
+    assert "did you mean nli?" in capsys.readouterr().err
+
+
+def test_a_narrow_terminal_shows_names_on_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for width, headers in ((80, ["cluster", "task", "data", "description"]), (120, ["cluster", "task", "kind"])):
+        out = io.StringIO()
+        terminal = Console(file=out, force_terminal=True, width=width, no_color=True)
+        monkeypatch.setattr(console, "stdout", lambda terminal=terminal: terminal)
+        assert run(["tasks", "list", "--cluster", "nli"]) == 0
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).split() for line in out.getvalue().splitlines()]
+        assert lines[0][: len(headers)] == headers
+        assert ["nli", "lexical_entailment"] in [line[:2] for line in lines]
+        assert (["also", "shows", "kind,", "usage,"] in [line[-6:-2] for line in lines]) == (width < 120)
 
 
 def test_list_shows_local_splits(capsys: Capture, tmp_path: Path) -> None:
@@ -91,7 +106,7 @@ def test_check_reads_every_row(capsys: Capture, tmp_path: Path) -> None:
     assert "train: 6 rows, 1 left out" in output
     assert "answers: yes 80.0%, no 20.0%" in output
     assert "premise 3/9/9; hypothesis 10/10/10; answer 3/3/3" in output
-    assert "1 tasks checked, 0 with problems; 0 without local data" in output
+    assert "1 task checked, 0 with problems; 0 without local data" in output
     assert run(["tasks", "check", "mine", "--cards", "cards", "--rows", "4"]) == 0
     output = capsys.readouterr().out
     assert "train: the first 4 rows" in output
@@ -135,7 +150,7 @@ def test_check_without_data(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tm
     assert "no local data: story_cloze" in caught.out
     assert "no task was checked" in caught.err
     assert run(["tasks", "check", "story_cloze", "world_gist"]) == 0
-    assert "1 tasks checked, 0 with problems; 1 without local data" in capsys.readouterr().out
+    assert "1 task checked, 0 with problems; 1 without local data" in capsys.readouterr().out
     assert run(["tasks", "check", "rtee"]) == 2
     assert "did you mean rte?" in capsys.readouterr().err
     assert run(["tasks", "check", "--rows", "0"]) == 2
@@ -150,7 +165,7 @@ def test_check_finds_a_template_that_reads_a_missing_field(capsys: Capture, tmp_
     assert run(["tasks", "check", "mine.yaml"]) == 1
     output = capsys.readouterr().out
     assert "problem: template one of mine reads hypothesys, which the card does not have" in output
-    assert "1 tasks checked, 1 with problems" in output
+    assert "1 task checked, 1 with problems" in output
     (tmp_path / "rows.jsonl").unlink()
     card.write_text(card.read_text().replace("file: rows.jsonl", "hub: {id: me/absent}"))
     assert run(["tasks", "check", "mine.yaml"]) == 1
@@ -180,7 +195,7 @@ def test_files_of_known_records_are_shown_and_checked(capsys: Capture, tmp_path:
     assert run(["tasks", "show", "sums.csv"]) == 0
     assert "read as Alpaca" in capsys.readouterr().out
     assert run(["tasks", "check", "sums.csv"]) == 0
-    assert "1 tasks checked, 0 with problems" in capsys.readouterr().out
+    assert "1 task checked, 0 with problems" in capsys.readouterr().out
 
 
 def test_real_cards(capsys: Capture, data_root: Path) -> None:
@@ -198,7 +213,7 @@ def test_new(capsys: Capture, tmp_path: Path) -> None:
     assert run(["tasks", "new", "My Reviews.csv", "--cluster", "sentiment"]) == 0
     output = capsys.readouterr().out
     assert "answer: class in Sentiment, one of bad, good" in output
-    rows = [int(number) for number in re.findall(r"(?:train|validation): (\d+) rows", output)]
+    rows = [int(number) for number in re.findall(r"(?:train|validation): (\d+) rows?, My Reviews.csv", output)]
     assert (len(rows), sum(rows)) == (2, 30)
     card = tmp_path / "cards" / "my_reviews.yaml"
     assert (tmp_path / "cards" / "templates" / "my_reviews.yaml").is_file()

@@ -85,7 +85,7 @@ def test_lint_renders_local_rows(capsys: pytest.CaptureFixture[str], data_root: 
     assert run(["templates", "lint", folder, "--task", "rte", "--rows", "20", "--data-root", str(data_root)]) == 1
     output = capsys.readouterr().out
     assert "lost-when-cut" in output
-    assert "rows of 1 tasks were rendered" in output
+    assert "rows of 1 task were rendered" in output
 
 
 def test_import(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_show_and_lint_take_files(
     assert "docked text  | Is it so? So. OPTIONS:" in output
     assert "target       | no" in output
     assert run(["templates", "lint", file]) == 0
-    assert "rows of 1 tasks were rendered" in capsys.readouterr().out
+    assert "rows of 1 task were rendered" in capsys.readouterr().out
     monkeypatch.chdir(write_mine(tmp_path / "wrong", "{{ hypotesis }} {{ options }}").parents[2])
     assert run(["templates", "lint", file]) == 1
     assert "hypotesis" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import codecs
 import functools
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -58,13 +58,20 @@ ESCAPE_HANDLER = "metalm-escaped"
 codecs.register_error(ESCAPE_HANDLER, _escape_unencodable)
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, unbroken: int = 1) -> None:
+WIDE = 120
+"""Columns of a terminal from which on tables have all their columns."""
+
+
+def print_table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], *, unbroken: int = 1, only_wide: Collection[str] = ()
+) -> None:
     """Print a table; if standard output is not a terminal, only the rows, with tab-separated cells.
 
     Args:
         headers: Name of each column.
         rows: Rows with a cell for each header.
         unbroken: Number of columns at the left whose cells stay on a line. Cells of the others are folded, never cut.
+        only_wide: Headers of columns that a terminal of less than ``WIDE`` columns does not show; a line names them.
     """
     escaped_rows = [[escape_markup(cell) for cell in row] for row in rows]
     if not stdout().is_terminal:
@@ -74,11 +81,17 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, unbrok
     from rich.text import Text
 
     grid = Table(box=None, padding=(0, 2, 0, 0))
-    for index, header in enumerate(headers):
-        grid.add_column(header, style="cyan" if index == 0 else "", no_wrap=index < unbroken, overflow="fold")
+    hidden = set(only_wide) if stdout().width < WIDE else set()
+    visible = [index for index, header in enumerate(headers) if header not in hidden]
+    for index in visible:
+        style = "cyan" if index == 0 else ""
+        grid.add_column(headers[index], style=style, no_wrap=index < unbroken, overflow="fold")
     for row in escaped_rows:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*(Text(row[index]) for index in visible))
     stdout().print(grid)
+    if hidden:
+        left_out = ", ".join(header for header in headers if header in hidden)
+        stdout().print(f"a terminal of {WIDE} columns, or a pipe, also shows {left_out}", style="dim")
 
 
 def show_error(error: MetalmError) -> None:

@@ -1,4 +1,4 @@
-"""Tables of text cells, for pages, Markdown and terminals."""
+"""Tables of text cells, and numbers with their nouns, for pages, Markdown and terminals."""
 
 from __future__ import annotations
 
@@ -30,6 +30,15 @@ def latex_text(text: str) -> str:
     'exact\\_match $\\pm$1'
     """
     return "".join(LATEX_CHARACTERS.get(character, character) for character in " ".join(text.split()))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun, in the plural unless the number is 1.
+
+    >>> counted(1, "task"), counted(2000, "task")
+    ('1 task', '2,000 tasks')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 @dataclass(frozen=True)

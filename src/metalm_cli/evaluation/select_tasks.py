@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metalm_cli.common.paths import expand_user
+from metalm_cli.common.registry import did_you_mean
 from metalm_cli.data.examples.record_cards import record_cards
 from metalm_cli.errors import MetalmError
 from metalm_cli.evaluation.suites import Suite, SuiteSelection, select_suite_tasks
@@ -96,8 +97,9 @@ def select_cards(cards: Cards, tasks: Sequence[str], clusters: Sequence[str], al
         raise MetalmError(
             f"no cluster is named {unknown[0]}",
             why=f"clusters: {', '.join(ALL_CLUSTERS)}; groups: {', '.join(GROUP_NAMES)}",
-            remedy="choose one of these"
-            + (f"; {unknown[0]} is a task: --task {unknown[0]}" if unknown[0] in cards.paths else ""),
+            remedy=f"{unknown[0]} is a task: --task {unknown[0]}"
+            if unknown[0] in cards.paths
+            else did_you_mean(unknown[0], (*ALL_CLUSTERS, *GROUP_NAMES)) or "choose one of these",
         )
     selected = cards.select([*tasks, *clusters], all_cards)
     if not selected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metalm_cli.cli import console
+from metalm_cli.common.table import counted
 from metalm_cli.errors import MetalmError, NoTemplatesError
 
 if TYPE_CHECKING:
@@ -151,9 +153,9 @@ def print_check(check: CardCheck, rows: int | None) -> None:
     for split in check.splits:
         left_out = f", {split.excluded:,} left out" if split.excluded else ""
         prefix = "the first " if rows is not None and split.rows == rows else ""
-        print_line(
-            Text(console.escape_markup(f"  {split.role}: {prefix}{split.rows:,} rows{left_out}, {split.location}"))
-        )
+        location = os.path.normpath(split.location) if "/../" in split.location else split.location
+        rows_text = f"{prefix}{counted(split.rows, 'row')}{left_out}"
+        print_line(Text(console.escape_markup(f"  {split.role}: {rows_text}, {location}")))
         for line in _describe_rows(split, card):
             print_line(Text(console.escape_markup(f"    {line}"), style="dim"))
         for problem in split.problems:

@@ -13,6 +13,8 @@ from metalm_cli.cli import console
 from metalm_cli.cli.completion import complete_cluster, complete_task, complete_task_or_group
 from metalm_cli.cli.display.task_cards import answer_kind, print_card, print_check
 from metalm_cli.cli.options.shared import CONTEXT_SETTINGS, DataRoot
+from metalm_cli.common.registry import did_you_mean
+from metalm_cli.common.table import counted
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
@@ -78,14 +80,16 @@ def list_tasks(
             )
         )
     rows.sort(key=lambda row: [selected_card.cluster for selected_card in selected].index(row[0]))
-    console.print_table(("cluster", "task", "kind", "usage", "metric", "answer", "data", "description"), rows)
+    headers = ("cluster", "task", "kind", "usage", "metric", "answer", "data", "description")
+    console.print_table(headers, rows, unbroken=2, only_wide=("kind", "usage", "metric", "answer"))
 
 
 def _filter_clusters(cards: Sequence[Card], clusters: Sequence[str]) -> list[Card]:
     known_clusters = dict.fromkeys(card.cluster for card in cards)
     for name in clusters:
         if name not in known_clusters:
-            raise MetalmError(f"no cluster is named {name}", remedy=f"choose one of {', '.join(known_clusters)}")
+            remedy = did_you_mean(name, known_clusters) or f"choose one of {', '.join(known_clusters)}"
+            raise MetalmError(f"no cluster is named {name}", remedy=remedy)
     return [card for card in cards if not clusters or card.cluster in clusters]
 
 
@@ -153,7 +157,7 @@ def check(
     if tasks_without_data:
         console.write(f"no local data: {', '.join(tasks_without_data)}\n")
     console.write(
-        f"{checked_count} tasks checked, {faulty_count + len(card_errors)} with problems; "
+        f"{counted(checked_count, 'task')} checked, {faulty_count + len(card_errors)} with problems; "
         f"{len(tasks_without_data)} without local data\n"
     )
     if faulty_count or card_errors:

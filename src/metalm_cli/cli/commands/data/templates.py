@@ -20,6 +20,7 @@ from metalm_cli.cli.completion import (
     complete_template,
 )
 from metalm_cli.cli.options.shared import CONTEXT_SETTINGS, CardFolders, DataRoot
+from metalm_cli.common.table import counted
 from metalm_cli.errors import Exit, MetalmError
 
 if TYPE_CHECKING:
@@ -309,7 +310,7 @@ class _RowReader:
             reason = "" if self.count == 0 else " (no local data: pass --data-root, or set METALM_DATA)"
             return f"no rows were rendered{reason}"
         missing_note = f"; without data: {', '.join(names_without_rows)}" if names_without_rows else ""
-        return f"rows of {len(names_with_rows)} tasks were rendered{missing_note}"
+        return f"rows of {counted(len(names_with_rows), 'task')} were rendered{missing_note}"
 
 
 def _print_finding(finding: Finding) -> None:

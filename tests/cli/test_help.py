@@ -75,3 +75,11 @@ def assert_names_exist(context: Any) -> None:
 def test_the_short_name_has_the_examples_of_its_command(capsys) -> None:
     assert run(["eval", "--help"]) == 0
     assert EXAMPLES["evaluate"][0] in capsys.readouterr().out
+
+
+def test_sentences_are_wrapped_by_the_terminal_alone(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    console.stdout.cache_clear()
+    assert run(["finetune", "--help"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "newest finished run that holds a MetaLM; one of pretraining before one of" in lines

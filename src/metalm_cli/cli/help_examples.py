@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
@@ -87,13 +88,18 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 """Command lines by command; of ``metalm`` itself under the empty name. They fit 60 columns."""
 
 
+INSIDE_SENTENCE = re.compile(r"(?<![.:?\n])\n(?!\n)")
+"""A line break inside a sentence of a docstring, whose width is not that of the terminal."""
+
+
 def add_examples(command: Any, name: str) -> None:
-    """Show the examples at the end of the help of a command and of its subcommands.
+    """Show the examples at the end of the help of a command and of its subcommands; join the lines of its sentences.
 
     Args:
         command: The command.
         name: Its name, with those of its parents.
     """
+    command.help = INSIDE_SENTENCE.sub(" ", command.help) if command.help else command.help
     if examples := EXAMPLES.get(name):
         title = "Examples" if len(examples) > 1 else "Example"
         command.epilog = "\n".join([f"[bold]{title}[/bold]", *examples])

@@ -82,3 +82,16 @@ def test_documents_are_not_docked_into_an_encoder_of_images(tmp_path: Path, caps
     message = " ".join(capsys.readouterr().err.split())
     assert f"objective {objective} needs a text encoder where: objective.name" in message
     assert "the encoders of the model: vision" in message
+
+
+def test_lines_of_a_plan_in_a_narrow_terminal(recipe: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    epochs = ("train.steps=null", "train.epochs=0.01", "train.warmup_steps=20")
+    assert metalm("finetune", recipe, *epochs, "train.batch_size=64", "--dry-run") == 0
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith("training answers of 1 task,") for line in lines), "singular"
+    begin = lines.index("notes")
+    notes = lines[begin + 1 : next(number for number in range(begin, len(lines)) if lines[number].startswith("probe"))]
+    assert "train.epochs gives 1 step" in " ".join(" ".join(notes).split())
+    assert {line[:4] for line in notes} == {"  - ", "    "}, "further lines of a note are indented"
+    assert ": description" not in "\n".join(lines), "a default of no section"

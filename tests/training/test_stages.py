@@ -151,7 +151,7 @@ def test_a_dry_run_plans_every_stage_and_a_recipe_is_shown_as_it_resolves(
     assert micro.metalm("pretrain", recipe, "train.steps=2", "--dry-run") == 0
     output = " ".join(capsys.readouterr().out.split())
     assert output.index("stage align") < output.index("1,056 train") < output.index("stage tune")
-    assert output.index("stage tune") < output.index("training answers of 1 tasks")
+    assert output.index("stage tune") < output.index("training answers of 1 task,")
     assert micro.metalm("recipe", "check", recipe) == 0
     assert "staged: ok, stages: align (pretrain), then tune (finetune)" in capsys.readouterr().out
     assert micro.metalm("recipe", "show", recipe, "train.steps=2", "train.seed=5") == 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from metalm_cli.common.table import counted
 from metalm_cli.reports.figures.training_figures import Figure, Spec, base_figure, colour_encoding, figure_height, slug
 from metalm_cli.reports.reading.evaluation_summary import ClusterScore, EvaluationSummary, TaskScore
 from metalm_cli.reports.seed_groups import SeedGroup
@@ -267,9 +268,8 @@ def _template_figure(group: SeedGroup, shots: int, name: str) -> Figure | None:
         encoding=shared,
     )
     widest = max(scores, key=lambda entry: entry[1].spread or 0.0)
-    caption = (
-        f"{len({task.task for _, task in scores})} tasks with several templates: points are templates, ticks means. "
-    )
+    tasks = counted(len({task.task for _, task in scores}), "task")
+    caption = f"{tasks} with several templates: points are templates, ticks means. "
     caption += (
         f"Largest spread: {widest[1].task} ({widest[0]}), standard deviation {format_decimal(widest[1].spread, 1)}."
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from metalm_cli.common.table import Table
+from metalm_cli.common.table import Table, counted
 from metalm_cli.reports.reading.evaluation_summary import as_number
 from metalm_cli.reports.reading.run_summary import SEPARATE_LOSSES, Record, RunSummary
 from metalm_cli.reports.tables import (
@@ -311,12 +311,9 @@ def _task_loss_figure(runs: Sequence[RunSummary]) -> Figure | None:
     )
     low, high = min(values, key=lambda bar: bar["last"]), max(values, key=lambda bar: bar["last"])
     several = any(len(losses) > 1 for _, losses in run_losses)
-    description = (
-        "from the first value (open) to the last (filled). Last values: lowest"
-        if several
-        else "in one validation. Lowest"
-    )
-    caption = f"{len(set(order))} tasks, {description} {low['task']} "
+    both = "from the first value (open) to the last (filled). Last values: lowest"
+    description = both if several else "in one validation. Lowest"
+    caption = f"{counted(len(set(order)), 'task')}, {description} {low['task']} "
     caption += f"({format_decimal(low['last'])}), highest {high['task']} ({format_decimal(high['last'])})."
     all_positive = all(bar[end] > 0 for bar in values for end in ("first", "last"))
     title = f"{loss_labels([run for run, _ in run_losses], 'task_loss')[0]} by task"

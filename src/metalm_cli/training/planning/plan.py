@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from metalm_cli.common.table import counted
 from metalm_cli.config.schema.recipes import PretrainRecipe
 from metalm_cli.config.schema.training import TrainingConfig
 from metalm_cli.data.documents.corpus import Corpus, SourceInfo
@@ -209,7 +210,7 @@ def warmup_notes(train: TrainingConfig, steps: int) -> list[str]:
         return []
     return [
         f"train.warmup_steps is {train.warmup_of(steps)} instead of {train.warmup_steps}: train.epochs gives "
-        f"{steps:,} steps"
+        f"{counted(steps, 'step')}"
     ]
 
 

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from metalm_cli.common.table import counted
 from metalm_cli.config.locate import display, shipped_root
 from metalm_cli.training.planning.memory import ACTIVATION_FORMULA, human_bytes
 
@@ -53,7 +54,7 @@ def plan_text(plan: RunPlan, resolved: ResolvedRecipe | None = None, *, all_valu
         sections += [_heading("recipe", f"{resolved.name}: all values with their origins"), _provenance(resolved)]
     if notes:
         sections.append(_heading("notes", ""))
-        sections += [Text.assemble(("  - ", "yellow"), note) for note in notes]
+        sections.append(_bullets(notes))
     return Group(*sections)
 
 
@@ -84,6 +85,16 @@ def _lines(rows: Iterable[tuple[str, str]]) -> Table:
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(f"  {name}", Text(value))
+    return table
+
+
+def _bullets(texts: Iterable[str]) -> Table:
+    """List of texts whose further lines are indented as the first one."""
+    table = Table.grid(padding=(0, 1), collapse_padding=True)
+    table.add_column(style="yellow", no_wrap=True)
+    table.add_column(overflow="fold")
+    for text in texts:
+        table.add_row("  -", Text(text))
     return table
 
 
@@ -193,12 +204,11 @@ def _validation(plan: RunPlan) -> str:
         return "none"
     origin = f"of {', '.join(validation.sources)}" if validation.sources else "held out"
     if plan.unit == "example":
-        return (
-            f"{validation.documents:,} examples, up to {validation.windows:,} per task; loss is the mean over clusters"
-        )
+        examples = counted(validation.documents, "example")
+        return f"{examples}, up to {validation.windows:,} per task; loss is the mean over clusters"
     if validation.windows is None:
         return f"up to {validation.documents:,} documents {origin}"
-    return f"{validation.documents:,} documents {origin}, in {validation.windows:,} windows"
+    return f"{counted(validation.documents, 'document')} {origin}, in {counted(validation.windows, 'window')}"
 
 
 def _training(plan: RunPlan) -> Table:
@@ -290,7 +300,7 @@ def _provenance(resolved: ResolvedRecipe) -> RenderableType:
         (section, _, name), value = key.rpartition("."), line.split(": ", 1)[-1]
         origin = resolved.provenance[key]
         if origin.kind == "default":
-            if value != "null":
+            if value != "null" and key != "description":
                 defaults.setdefault(section, []).append(f"{name} {value}")
             continue
         if section and section != last_section:
@@ -298,7 +308,7 @@ def _provenance(resolved: ResolvedRecipe) -> RenderableType:
         last_section = section
         origin_text = Text(str(origin).removeprefix(root), "" if origin.kind == "recipe" else "bold green")
         table.add_row(Text.assemble("    " if section else "  ", f"{name}: ", (value, "bold")), origin_text)
-    default_lines = [Text(f"  {section}: {', '.join(values)}", "dim") for section, values in defaults.items()]
+    default_lines = [Text(f"{section}: {', '.join(values)}", "dim") for section, values in defaults.items()]
     return Group(
-        table, Text("  defaults (null ones left out)", "cyan"), *[Padding(line, (0, 0, 0, 2)) for line in default_lines]
+        table, Text("  defaults (null ones left out)", "cyan"), *[Padding(line, (0, 0, 0, 4)) for line in default_lines]
     )

@@ -8,6 +8,7 @@ from collections import Counter
 
 import torch
 
+from metalm_cli.common.table import counted
 from metalm_cli.config.schema.objectives import Contrastive
 from metalm_cli.config.schema.recipes import FinetuneRecipe
 from metalm_cli.data.examples.pack_examples import RowPacking, TaskSession
@@ -165,8 +166,8 @@ def make_task_plan(
 
 def _describe_objective(recipe: FinetuneRecipe, tasks: int) -> str:
     if isinstance(recipe.objective, Contrastive):
-        return f"contrastive: images and texts of {tasks} tasks, all pairs of a step compared"
-    return f"answers of {tasks} tasks, the mean over {recipe.train.loss_average}s"
+        return f"contrastive: images and texts of {counted(tasks, 'task')}, all pairs of a step compared"
+    return f"answers of {counted(tasks, 'task')}, the mean over {recipe.train.loss_average}s"
 
 
 def row_counts(rows: list[Row]) -> Counter[str]:

@@ -74,6 +74,7 @@ def test_commands_parse_and_their_recipes_hold(command: str, tmp_path: Path, mon
     arguments = COMMANDS[command]
     if any(name in arguments for name in PLUGIN_NAMES):
         return
+    assert not {"--resume", "--dry-run"} <= set(arguments), "they exclude each other"
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path)
     context = typer.main.get_command(app).make_context("metalm", list(arguments))

@@ -102,6 +102,35 @@ def test_its_lineage_card_and_continued_training(run: Path, folder: Path, tmp_pa
     assert moved == {"text"}
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.projection_dim", "8"),
+        ("model.encoders.text.pooling", "class"),
+        ("model.encoders.vision.pooling", "class"),
+        ("model.trains.logit_scale", "none"),
+        ("model.learning_rates.logit_scale", "1e-2"),
+        ("model.encoders.text.trains", "none"),
+        ("data.answer_sampling", "index"),
+    ],
+)
+def test_a_key_acts(folder: Path, tmp_path: Path, key: str, value: str) -> None:
+    ends = []
+    for name, setting in (("usual", []), ("changed", [f"{key}={value}"])):
+        arguments = [*setting, "train.steps=2", "train.warmup_steps=0", "train.validate_every=0"]
+        arguments += ["train.checkpoint_every=0", "--out", tmp_path / name]
+        assert micro.metalm("finetune", folder / "micro.yaml", *arguments) == 0
+        ends.append(
+            {**micro.checkpoint(tmp_path / name, 2)["model"], "losses": torch.tensor(micro.losses(tmp_path / name))}
+        )
+    assert any(
+        ends[0][part].shape != ends[1][part].shape or bool((ends[0][part] != ends[1][part]).any()) for part in ends[0]
+    )
+    if key == "model.trains.logit_scale":
+        (scale,) = (tensor for part, tensor in ends[1].items() if part.endswith("log_scale"))
+        assert float(scale) == pytest.approx(math.log(1 / 0.07))
+
+
 def test_a_part_is_exported_as_a_model_of_its_own(run: Path, folder: Path, tmp_path: Path) -> None:
     from transformers import AutoImageProcessor, AutoModel
 

@@ -43,6 +43,7 @@ REASONS = {
     "train.encoder_cache_gb": "does not change results: tests/training/test_cached_encoders.py",
     "data.workers": "does not change rows: tests/data/test_loader.py",
     "data.broken_images": "acts on images: tests/training/test_image_tasks.py",
+    "data.answer_sampling": "acts on examples with several answers: tests/data/test_task_corpus.py",
     "data.truncate": "acts on long fields: tests/data/test_truncation.py",
     "data.long_field_tokens": "acts on long fields: tests/data/test_truncation.py",
     "dangerous.trust_remote_code": "needs a checkpoint with code",
@@ -111,6 +112,11 @@ MODEL = {
     "trains.connectors": ("all", "none"),
     "trains.seq2seq": POLICY["trains"],
     **{f"learning_rates.{kind}": POLICY["learning_rate"] for kind in ("decoder", "encoders", "connectors", "seq2seq")},
+    # Keys of dual encoders are refused here; tests/training/test_contrastive.py tries them where they act.
+    "trains.logit_scale": ("all", "none"),
+    "learning_rates.logit_scale": POLICY["learning_rate"][1:] * 2,
+    "projection_dim": ("16", "32"),
+    "encoders.text.pooling": ("mean", "class"),
     "special_tokens.start": ("auto", "never"),
     "special_tokens.document": ("eos", "e"),
     "special_tokens.paragraph": ("newline", "e"),
@@ -333,7 +339,7 @@ SCENARIOS = {
         ("model", "data", "objective", "train"),
     ),
     "finetune parts": ("finetune", [], ("model",)),
-    "finetune checkpoint": ("finetune", ["model.checkpoint=FOLDER/model"], ("model", "train")),
+    "finetune checkpoint": ("finetune", ["model.checkpoint=FOLDER/model"], ("model", "objective", "train")),
     "finetune adapters": ("finetune", ["model.checkpoint=FOLDER/model", "model.lora={rank: 2}"], ("model",)),
     "instruct checkpoint": ("instruct", ["model.checkpoint=FOLDER/model"], ("data",)),
     "instruct adapters": ("instruct", ["model.checkpoint=FOLDER/model", "model.lora={rank: 2}"], ("model",)),
@@ -369,6 +375,8 @@ def values_of(key: str, command: str) -> tuple[list[str], list[str]]:
         name = key.removeprefix(f"{source}.0.")
         first, second = (f"[{value}]" for value in SOURCE[name])
         key = source
+    elif section == "objective" and command != "pretrain":
+        first, second = "answers", "contrastive"
     elif key.startswith("data.validation.objective.") or (section == "objective" and name in SPANS):
         key, _, name = key.rpartition(".")
         first, second = SPANS[name]

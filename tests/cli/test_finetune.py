@@ -181,6 +181,22 @@ SHIPPED = ["multitask", "mnli", "single", "world", "flan", "world-flan"]
 TWINS = ["multitask-gpt", "mnli-gpt", "single-gpt"]
 FAMILIES = ["families/gpt", "families/metalm", "families/encoder-decoder"]
 """Recipes of models from scratch, one of each family."""
+_TINY = "hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32"
+_NEW = "{new: {vocab_size: 300, documents: 100}}"
+IMAGES = {
+    "clip-small": [
+        "model.encoders.vision.checkpoint=null",
+        f"model.encoders.vision.config={{model_type: vit, image_size: 32, patch_size: 16, {_TINY}}}",
+        f"model.encoders.text={{checkpoint: null, config: {{model_type: bert, {_TINY}}}, tokenizer: {_NEW}}}",
+    ],
+    "paper/vision-language": [
+        f"model.decoder.tokenizer={_NEW}",
+        "model.decoder.config={num_hidden_layers: 1, hidden_size: 32, num_attention_heads: 2, intermediate_size: 32}",
+        f"model.encoders.vision.config={{image_size: 32, max_position_embeddings: 128, {_TINY}}}",
+        "data.workers=0",
+    ],
+}
+"""Recipes of images, and their models made tiny."""
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +234,14 @@ def test_the_recipes_of_the_families_run(name: str, tmp_path: Path) -> None:
     assert len(micro.losses(tmp_path / "run")) == 2
 
 
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_recipes_of_images_run(name: str, tmp_path: Path) -> None:
+    small = ["data.tasks=[world_captions]", "train.steps=2", "train.batch_size=4"]
+    small += ["train.log_every=1", "train.warmup_steps=1", "data.validation.examples=4", "train.precision=fp32"]
+    assert micro.metalm("finetune", name, *IMAGES[name], *small, "--out", tmp_path / "run") == 0
+    assert len(micro.losses(tmp_path / "run")) == 2
+
+
 @pytest.mark.parametrize("name", ["demo/lexical", "demo/lexical-gpt"])
 def test_the_recipes_of_the_lexical_tasks_run(name: str, tmp_path: Path) -> None:
     small = ["train.steps=2", "train.batch_size=8", "train.log_every=1", "train.warmup_steps=1"]
@@ -235,7 +259,12 @@ def test_every_shipped_recipe_is_tested_here() -> None:
 
     # The demo's recipes are run by test_demo.
     shipped = [name for name in shipped_names() if not name.startswith("demo/")]
-    assert {name for name in shipped if command_of(find_recipe(name)) != "pretrain"} == {*SHIPPED, *TWINS, *FAMILIES}
+    assert {name for name in shipped if command_of(find_recipe(name)) != "pretrain"} == {
+        *SHIPPED,
+        *TWINS,
+        *FAMILIES,
+        *IMAGES,
+    }
 
 
 def test_the_plan_says_how_a_file_is_read_and_what_validates(folder: Path, capsys: Any) -> None:

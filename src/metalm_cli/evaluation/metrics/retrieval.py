@@ -63,7 +63,7 @@ def chance_of_recall(items: int, relevant: int, count: int) -> float:
         relevant: Number of relevant ones.
         count: Number of items that are retrieved.
 
-    >>> chance_of_recall(100, 1, 5), chance_of_recall(4, 2, 1), chance_of_recall(3, 1, 10)
+    >>> round(chance_of_recall(100, 1, 5), 3), chance_of_recall(4, 2, 1), chance_of_recall(3, 1, 10)
     (0.05, 0.5, 1.0)
     """
     return 1.0 - comb(max(0, items - relevant), min(count, items)) / comb(items, min(count, items))

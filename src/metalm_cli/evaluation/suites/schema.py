@@ -97,7 +97,7 @@ class SuiteFile(Section):
     shots: list[Annotated[int, Field(ge=0)]] = Field(
         default=[0], min_length=1, description="Numbers of demonstrations; each is evaluated separately."
     )
-    protocol: Literal["auto", "finetuned", "in_context", "instruct"] = Field(
+    protocol: Literal["auto", "finetuned", "in_context", "instruct", "zero_shot", "linear_probe"] = Field(
         default="auto", description="How answers are obtained; auto: by the training of the model."
     )
     templates: str | None = Field(

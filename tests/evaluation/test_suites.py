@@ -163,7 +163,7 @@ def test_a_derived_task_keeps_the_history_of_its_original() -> None:
         ("tasks: [{task: rte, name: cb}]", "two tasks are named cb|give the task of the suite another name"),
         ("tasks: [rte]\nshots: [-1]", "shots: got [-1]"),
         ("tasks: [rte]\nlimit: many", "limit: got many, expected a whole number"),
-        ("tasks: [rte]\nprotocol: fewshot", "protocol: got fewshot, expected auto, finetuned, in_context or instruct"),
+        ("tasks: [rte]\nprotocol: fewshot", "protocol: got fewshot, expected auto, finetuned, in_context, instruct, "),
         ("tasks: [ab, cd]", "suite mine has 2 problems|no task is named ab|no task is named cd"),
     ],
 )  # fmt: skip

@@ -40,8 +40,9 @@ from common import interval, optimiser_step
 DECODER, ENCODER = "smollm2-135m-instruct-q4_1", "sentence-transformers/all-MiniLM-L6-v2"
 LEARNING_RATE = 1e-6
 """A small rate: at first the loss is that of random docks, and a larger one would let differences of rounding grow."""
-MAX_DIFFERENCE = {"fp32": 1e-4, "bf16": 0.03}
-"""Maximum difference of the losses of a step, in nats."""
+MAX_DIFFERENCE = {"fp32": 1e-5, "bf16": 0.05}
+"""Maximum difference of the losses of a step, as a share of the loss. In bf16, each way differs from fp32 by up to a
+fiftieth after two steps, because the connector is new (docs/LOG.md); the equality of the ways is that of fp32."""
 
 
 def arguments() -> argparse.Namespace:
@@ -253,7 +254,7 @@ def main() -> None:
         ours = [answer["seconds"] for answer in answers["ours"][options.warm :]]
         ratios = [other / own for other, own in zip(seconds, ours, strict=True)]
         pairs = zip(way_answers, answers["ours"], strict=True)
-        difference = max(abs(first["loss"] - second["loss"]) for first, second in pairs)
+        difference = max(abs(first["loss"] - second["loss"]) / second["loss"] for first, second in pairs)
         low, high = interval(ratios)
         resident, peak = way_answers[-1]["memory"]
         figures[way] = {"seconds": seconds, "ratios": ratios, "MiB": resident, "peak MiB": peak, "loss": difference}
@@ -266,7 +267,8 @@ def main() -> None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     differing = [way for way, values in figures.items() if not values["loss"] <= MAX_DIFFERENCE[options.precision]]
     if differing:
-        raise SystemExit(f"losses differ by more than {MAX_DIFFERENCE[options.precision]}: {', '.join(differing)}")
+        share = MAX_DIFFERENCE[options.precision]
+        raise SystemExit(f"losses differ by more than the share {share} of the loss: {', '.join(differing)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from PIL import Image
 from metalm_cli.errors import MetalmError
 from metalm_cli.models.assembly import build_metalm
 from metalm_cli.models.capabilities import measure_encoder_packing
-from metalm_cli.models.encoders import encoder_io_for, first_position, load_tokenizer
+from metalm_cli.models.encoders import encoder_io_for, first_position, in_slices, load_tokenizer
 from metalm_cli.sessions import Docked, Session, SessionTokeniser, UnreadableContentError, build_row, collate
 from model_families import (
     ENCODERS,
@@ -213,3 +213,18 @@ def test_packed_positions_begin_where_the_family_has_them(kind) -> None:
     for pad in (0, 1, 5):
         model = AutoModelForMaskedLM.from_config(config_of(kind, pad_token_id=pad)).eval()
         assert measure_encoder_packing(model), pad
+
+
+@pytest.mark.parametrize("lengths", [[3, 9, 1, 9, 5], [0, 0, 2], [4]])
+def test_texts_are_sliced_longest_first_and_each_once(lengths: list[int]) -> None:
+    longest = max(lengths)
+    mask = torch.tensor([[1] * length + [0] * (longest - length) for length in lengths])
+    ids = torch.arange(mask.numel()).view_as(mask)
+    slices = in_slices({"input_ids": ids, "attention_mask": mask}, 10, None)
+    assert sorted(index for indices, _ in slices for index in indices) == list(range(len(lengths)))
+    widths = [inputs["input_ids"].shape[1] for _, inputs in slices]
+    assert widths == sorted(widths, reverse=True)
+    for indices, inputs in slices:
+        assert len(indices) == 1 or inputs["input_ids"].numel() <= 10
+        for index, row, row_mask in zip(indices, inputs["input_ids"], inputs["attention_mask"], strict=True):
+            assert row[row_mask.bool()].tolist() == ids[index, : lengths[index]].tolist()

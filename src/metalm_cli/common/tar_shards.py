@@ -154,7 +154,7 @@ def _check_end(file: IO[bytes], offset: int) -> None:
     if len(block) < BLOCK_BYTES:
         raise tarfile.ReadError("the file ends without the blocks of zeros that end a tar file")
     if any(block):
-        raise tarfile.ReadError(f"at byte {offset:,} there is no header of a member")
+        raise tarfile.ReadError(f"no header of a member begins at byte {offset:,}")
     while chunk := file.read(CHUNK_BYTES):
         if chunk.count(0) < len(chunk):
             raise tarfile.ReadError(

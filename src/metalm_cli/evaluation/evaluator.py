@@ -14,19 +14,18 @@ from functools import partial
 from typing import Any
 
 from metalm_cli.evaluation.answers.answer_cache import AnswerCache
+from metalm_cli.evaluation.answers.answer_lengths import NEW_TOKENS_BY_CLUSTER, asks_for_rationale
 from metalm_cli.evaluation.answers.answer_tokens import AnswerTokens, generation_notes, option_notes
 from metalm_cli.evaluation.answers.chain_of_thought import extract_answer, majority_vote
 from metalm_cli.evaluation.answers.generated_answers import generate_answers
-from metalm_cli.evaluation.answers.ranking import OptionRanking, rank
+from metalm_cli.evaluation.answers.ranking import OptionRanking, rank, scores_of_alternatives
 from metalm_cli.evaluation.metrics import task_metrics
 from metalm_cli.evaluation.metrics.cost import Cost, CostMeter
 from metalm_cli.evaluation.metrics.task_metrics import ChanceLevel, Score
 from metalm_cli.evaluation.open_tasks import EvaluatedTask, normalisation_notes, normalise_answer
 from metalm_cli.evaluation.prompts import (
-    NEW_TOKENS_BY_CLUSTER,
     EncodedPrompt,
     PromptSet,
-    asks_for_rationale,
     build_prompts,
     style_of_task,
 )
@@ -351,13 +350,7 @@ def score_template(
     extra: dict[str, float] = {}
     if references:
         extra |= task_metrics.extra_metrics(task.card, predictions, references)
-    if references and rankings is not None:
-        for name in rankings[0].alternatives:
-            choices = [
-                reference.options[ranking.alternatives[name]]
-                for reference, ranking in zip(references, rankings, strict=True)
-            ]
-            extra[name] = task_metrics.metric_value(metric, choices, references).value
+        extra |= scores_of_alternatives(metric, rankings or (), references)
     samples = tuple(
         Prediction(
             prompt.example.row,

@@ -9,6 +9,7 @@ from metalm_cli.data.examples.prompt_builder import PromptBuilder, PromptRendere
 from metalm_cli.data.examples.truncation import LengthLimits
 from metalm_cli.data.sources.image_check import MAX_NAMED
 from metalm_cli.errors import MetalmError
+from metalm_cli.evaluation.answers.answer_lengths import answer_lengths, asks_for_rationale, session_length
 from metalm_cli.evaluation.exchanged_docks import check_exchange, exchange_docks
 from metalm_cli.evaluation.open_tasks import EvaluatedTask
 from metalm_cli.evaluation.settings import EvaluationSettings
@@ -19,17 +20,6 @@ from metalm_cli.sessions.images import OUTSIDE
 from metalm_cli.tasks import Card, Example
 from metalm_cli.templates import PromptStyle, Template
 from metalm_cli.templates.template import ANSWER_EXPRESSION
-
-NEW_TOKENS_BY_CLUSTER = {"struct_to_text": 64, "summarization": 128}
-"""New tokens of answers in clusters of free text, which is decoded with beam search; more for longer references."""
-ANSWER_TOKENS = 32
-"""New tokens of an open answer; more for longer references."""
-RATIONALE_TOKENS = 256
-"""New tokens of a rationale with its answer; more for longer references."""
-TOKENS_BEYOND_ANSWER = 2
-"""Extra tokens decoded past the longest answer: one for the end token, one to detect that the model continues."""
-DEFAULT_LENGTH = 2048
-"""Decoder positions of a session if the model does not state a limit."""
 
 
 @dataclass(frozen=True)
@@ -134,19 +124,7 @@ def build_prompts(
         check_exchange(language_model, settings.exchange_docks)
         drafts, unfit = _with_exchanged_docks(drafts, settings)
         skipped += unfit
-    tokenised = _TokenisedPrompts(language_model, style, settings.draw_per_example)
-    prompts: list[EncodedPrompt] = []
-    unreadable: list[str] = []
-    for draft in drafts:
-        try:
-            prefix, shared_prefix = tokenised(draft)
-        except UnreadableImageError as error:
-            if error.reason == OUTSIDE:
-                raise
-            unreadable.append(f"{error.where} ({error.reason})")
-            continue
-        text = draft.builder.prompt(draft.example).input
-        prompts.append(EncodedPrompt(draft.example, draft.reference, prefix, shared_prefix, draft.limit, text, is_open))
+    prompts, unreadable = _encoded(drafts, _TokenisedPrompts(language_model, style, settings.draw_per_example), is_open)
     notes = [
         _demonstrations_note(task, too_long, shots, length, settings, any_fits=bool(prompts)),
         _images_note(task, unreadable),
@@ -172,6 +150,25 @@ class _Draft:
     def own_spans(self) -> int:
         """Number of spans at the end of the session that are not of demonstrations."""
         return len(self.builder.session(self.example, with_answer=False))
+
+
+def _encoded(
+    drafts: Sequence[_Draft], tokenised: _TokenisedPrompts, is_open: bool
+) -> tuple[list[EncodedPrompt], list[str]]:
+    """Return the tokenised prompts, and the images that cannot be read, whose prompts are left out."""
+    prompts: list[EncodedPrompt] = []
+    unreadable: list[str] = []
+    for draft in drafts:
+        try:
+            prefix, shared_prefix = tokenised(draft)
+        except UnreadableImageError as error:
+            if error.reason == OUTSIDE:
+                raise
+            unreadable.append(f"{error.where} ({error.reason})")
+            continue
+        text = draft.builder.prompt(draft.example).input
+        prompts.append(EncodedPrompt(draft.example, draft.reference, prefix, shared_prefix, draft.limit, text, is_open))
+    return prompts, unreadable
 
 
 def _with_exchanged_docks(drafts: Sequence[_Draft], settings: EvaluationSettings) -> tuple[list[_Draft], int]:
@@ -289,92 +286,6 @@ def _demonstrations_note(
     counts = range(shots - 1, 0, -1)
     max_shots = next((count for count in counts if any(fits(*entry, count) for entry in too_long)), 0)
     return f"{phrase} not fit into {length:,} positions with any example; at most {max_shots} can"
-
-
-def session_length(language_model: LanguageModel, settings: EvaluationSettings) -> int:
-    """Return the decoder positions of a session with its answer.
-
-    Args:
-        language_model: The model.
-        settings: Settings of the evaluation.
-
-    Raises:
-        MetalmError: The length of the settings exceeds the positions of the model.
-    """
-    positions = language_model.model.max_positions
-    length = (
-        settings.length
-        or positions
-        or getattr(language_model.model.text_model.config, "max_position_embeddings", None)
-        or DEFAULT_LENGTH
-    )
-    if positions is not None and length > positions:
-        raise MetalmError(
-            f"sessions of {length} positions: the decoder has {positions}", remedy="choose a lower length"
-        )
-    return length
-
-
-@dataclass(frozen=True)
-class AnswerLength:
-    """Length of an example's answer in tokens.
-
-    Args:
-        limit: Maximum number of new tokens; fewer are generated if the prompt leaves fewer positions.
-        reserved: Positions that the prompt leaves free: those of the example's own longest option or reference
-            answer, but for open answers at most half of the session. They depend on no other example.
-    """
-
-    limit: int
-    reserved: int
-
-
-def answer_lengths(
-    language_model: LanguageModel,
-    card: Card,
-    examples: Sequence[Example],
-    references: Sequence[Example],
-    renderer: PromptRenderer,
-    settings: EvaluationSettings,
-) -> list[AnswerLength]:
-    """Return the length of each example's answer.
-
-    An answer among options is as long as the longest option of its example. Open answers have the limit of the
-    settings; without one, that of the longest reference answer of all examples, which says nothing about the answer of
-    a single example.
-
-    Args:
-        language_model: The model.
-        card: Card of the task.
-        examples: Its examples.
-        references: The examples with answers and options as the template renders them.
-        renderer: Renderer of the prompts, with their rationales.
-        settings: Settings of the evaluation.
-    """
-    tokenizer = language_model.decoder_tokenizer
-    delimiter = tokenizer.rules.target_delimiter
-
-    def longest(texts: Sequence[str]) -> int:
-        return TOKENS_BEYOND_ANSWER + max(len(tokenizer.encode_target(delimiter + text)) for text in texts)
-
-    has_rationale = asks_for_rationale(card, settings.style)
-    if not has_rationale and all(reference.options for reference in references):
-        return [AnswerLength(tokens, tokens) for tokens in (longest(reference.options) for reference in references)]
-    usual = RATIONALE_TOKENS if has_rationale else NEW_TOKENS_BY_CLUSTER.get(card.cluster, ANSWER_TOKENS)
-    texts = [
-        [renderer(example).target] if has_rationale else [*reference.answers, *reference.options]
-        for example, reference in zip(examples, references, strict=True)
-    ]
-    needed = [max(usual, longest(answers)) for answers in texts]
-    if settings.max_answer_tokens is not None:
-        needed = [settings.max_answer_tokens] * len(needed)
-    most_reserved = session_length(language_model, settings) // 2
-    return [AnswerLength(max(needed), min(tokens, most_reserved)) for tokens in needed]
-
-
-def asks_for_rationale(card: Card, style: PromptStyle) -> bool:
-    """Whether the style asks for a rationale before the answer, and the data set has rationales."""
-    return style.rationale and card.answer.rationale is not None
 
 
 def with_rendered_answers(example: Example, renderer: PromptRenderer) -> Example:

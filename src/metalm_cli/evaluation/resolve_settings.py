@@ -66,7 +66,7 @@ def resolve_settings(
 def with_shared_limits(settings: EvaluationSettings, language_models: Sequence[LanguageModel]) -> EvaluationSettings:
     """Limit input lengths to what all of several models can read; the settings of a single model stay as they are."""
     from metalm_cli.data.examples.truncation import EncoderLimit
-    from metalm_cli.evaluation.prompts import DEFAULT_LENGTH
+    from metalm_cli.evaluation.answers.answer_lengths import DEFAULT_LENGTH
     from metalm_cli.sessions import TextProcessor
 
     if len(language_models) < 2:

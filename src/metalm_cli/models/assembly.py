@@ -146,8 +146,8 @@ def _check_objective(assembly: Assembly, recipe: PretrainRecipe | FinetuneRecipe
     if name in family.objectives or (name == SupervisedObjective().name and family.generates):
         return
     if family.name != DECODER_ONLY or registry.objectives.entry(name).origin == registry.BUILT_IN:
-        usual = family.objectives[0] if isinstance(recipe, PretrainRecipe) else SupervisedObjective().name
-        usual = "contrastive" if family.name == DUAL_ENCODER else usual
+        trains_answers = family.generates and not isinstance(recipe, PretrainRecipe)
+        usual = SupervisedObjective().name if trains_answers else family.objectives[0]
         raise MetalmError(
             f"objective {name} does not train {family.name} models",
             where="objective.name",

@@ -198,14 +198,11 @@ def in_slices(
     slices = []
     order = sorted(range(count), key=lambda index: -lengths[index])
     while order:
-        longest = lengths[order[0]]
-        indices, order = order[: max(1, bound // longest)], order[max(1, bound // longest) :]
-        slices.append(
-            (
-                indices,
-                {key: tensor[indices, :longest] if is_text else tensor[indices] for key, tensor in inputs.items()},
-            )
-        )
+        longest = max(1, lengths[order[0]])
+        size = max(1, bound // longest)
+        indices, order = order[:size], order[size:]
+        of_slice = {key: tensor[indices, :longest] if is_text else tensor[indices] for key, tensor in inputs.items()}
+        slices.append((indices, of_slice))
     return slices
 
 

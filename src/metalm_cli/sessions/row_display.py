@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, Group
 from rich.table import Table
 from rich.text import Text
 
+from metalm_cli.common.table import counted
 from metalm_cli.sessions.packing import Row
 from metalm_cli.sessions.pair_display import pair_positions
 from metalm_cli.sessions.pairs import ENCODER
@@ -169,7 +170,7 @@ class RowView:
     def summary(self) -> str:
         """Summarise the row in one line."""
         row, sessions = self.row, len(self.row.parents)
-        facts = [f"{len(row):,} positions", f"{sessions} session{'s' if sessions != 1 else ''}"]
+        facts = [f"{len(row):,} positions", counted(sessions, "session")]
         facts.append(f"{len(row.targets):,} {'masked' if self.masked else 'trained'}")
         if row.docks:
             docked = f"{len(row.docks)} docked in {sum(dock.positions for _, dock in row.docks):,} positions"
@@ -182,7 +183,7 @@ class RowView:
             ("too_long_spans", "too long"),
         ):
             if row.counts.get(key):
-                facts.append(f"{row.counts[key]} span{'s' if row.counts[key] != 1 else ''} {description}")
+                facts.append(f"{counted(row.counts[key], 'span')} {description}")
         return " · ".join(facts)
 
     def _boundary(self, segment: int, positions: list[Position]) -> Text:

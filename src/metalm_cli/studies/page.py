@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metalm_cli.common.table import Table
+from metalm_cli.common.table import Table, counted
 from metalm_cli.reports.figures.score_curve_figure import score_curve_figure
 from metalm_cli.reports.figures.training_figures import Figure
 from metalm_cli.reports.lead import ClaimView, Lead
@@ -16,7 +16,6 @@ from metalm_cli.studies.score_tables import (
     ours_text,
     pair_table,
     paper_text,
-    seed_text,
     short_name,
 )
 from metalm_cli.studies.state import STATE_FILE, STUDY_FILE, claims_note, read_state
@@ -106,7 +105,7 @@ def load_copy(folder: Path) -> Study:
 def _view(result: ClaimResult) -> ClaimView:
     claim = result.claim
     held = {True: ": this was the result", False: ": it was not the result", None: ""}[result.expectation_held]
-    seeds = f" · {seed_text(result.seeds)}" if result.seeds else ""
+    seeds = f" · {counted(result.seeds, 'seed')}" if result.seeds else ""
     facts = [
         ("compared", f"{result.first} minus {result.second}, evaluation {claim.evaluation}{seeds}"),
         ("ours", ours_text(result)),

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from metalm_cli.common.table import counted
 from metalm_cli.errors import MetalmError
 from metalm_cli.studies.claims import Difference
 from metalm_cli.studies.results import ClaimResult, StudyResults, TaskResult
@@ -24,15 +25,6 @@ def difference_text(difference: Difference) -> str:
 
 def _score_text(score: float | None) -> str:
     return "–" if score is None else f"{score:.1f}"
-
-
-def seed_text(count: int) -> str:
-    """Name a number of seeds.
-
-    >>> seed_text(1), seed_text(3)
-    ('1 seed', '3 seeds')
-    """
-    return f"{count} seed{'s' if count != 1 else ''}"
 
 
 # -- claims -----------------------------------------------------------------------------------------------------------
@@ -59,7 +51,7 @@ def headline_sentence(result: ClaimResult) -> str:
     claim = result.claim
     if result.ratios:
         return f"{result.first} against {result.second}, {claim.measure} of an example: {ratio_text(result)}."
-    where = f"{_tasks_text(result)}, {seed_text(result.seeds)}"
+    where = f"{_tasks_text(result)}, {counted(result.seeds, 'seed')}"
     if result.difference is not None:
         value, (low, high) = result.difference.value, result.difference.interval
         first, second = result.first, result.second
@@ -249,7 +241,7 @@ def conclusions(results: StudyResults, evaluation: str, first: str, second: str)
         f"Different (95% interval), of {len(rows)}: {label} better on {names(better)}; {other} better on {names(worse)}"
         + (f"; equal on {names(equal)}" if equal else "")
         + (f"; on the other {undecided} the difference may be chance." if undecided else "."),
-        f"{seed_text(seeds).capitalize()}, intervals over {over}: of {len(rows)} intervals, about "
+        f"{counted(seeds, 'seed')}, intervals over {over}: of {len(rows)} intervals, about "
         f"{max(round(len(rows) / 20, 1), 0.1):g} would exclude 0 by chance.",
     ]
 

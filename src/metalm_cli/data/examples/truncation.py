@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from metalm_cli.common.table import counted
 from metalm_cli.sessions import Causal, DecoderTokenizer, Docked, Session, SessionTokeniser, TextProcessor
 from metalm_cli.sessions.decoder_tokenizer import backend_without_truncation
 from metalm_cli.tasks import Card, Example
@@ -133,7 +134,7 @@ class LengthLimits:
         if (positions := self._positions_with_images(session)) >= self.length:
             count = sum(isinstance(span, Docked) and not isinstance(span.content, str) for span in session)
             return (
-                f"decoder: {self.length:,} positions; {count} image{'s' if count > 1 else ''} take {positions:,}",
+                f"decoder: {self.length:,} positions; {counted(count, 'image')} take {positions:,}",
                 "raise data.sequence_length, or set a connector that gives fewer positions",
             )
         for name, limit in self.encoder_limits.items():

@@ -1,1 +1,1 @@
-"""How answers are obtained: ranked options, generated texts, answers after a rationale; their cache."""
+"""How answers are obtained: their lengths, ranked options, generated texts, answers after a rationale; their cache."""

@@ -9,10 +9,13 @@ import numpy as np
 
 from metalm_cli.evaluation.answers.answer_cache import AnswerCache, AnswerKey
 from metalm_cli.evaluation.answers.answer_tokens import ranking_notes, wrong_if_tied
+from metalm_cli.evaluation.metrics import task_metrics
 from metalm_cli.evaluation.prompts import EncodedPrompt
 from metalm_cli.inference.scoring.option_scorer import OptionScores, Scorer
 from metalm_cli.inference.scoring.question_rows import OptionQuestion, session_digest
 from metalm_cli.sessions import DecoderTokenizer, TokenisedSession
+from metalm_cli.tasks import Example
+from metalm_cli.tasks.card import MetricName
 
 
 @dataclass(frozen=True)
@@ -169,3 +172,15 @@ def _ranking(
         best_option(log_likelihoods),
         {name: best_option(values) for name, values in alternatives.items()},
     )
+
+
+def scores_of_alternatives(
+    metric: MetricName, rankings: Sequence[OptionRanking], references: Sequence[Example]
+) -> dict[str, float]:
+    """Return the score of a metric by each alternative score of the options; empty if there are no rankings."""
+    scores = {}
+    for name in rankings[0].alternatives if rankings else ():
+        pairs = zip(references, rankings, strict=True)
+        choices = [reference.options[ranking.alternatives[name]] for reference, ranking in pairs]
+        scores[name] = task_metrics.metric_value(metric, choices, references).value
+    return scores

@@ -182,5 +182,5 @@ def _at_least_fp32(vectors: Tensor) -> Tensor:
 
 def register() -> None:
     """Register the dual encoder with ``AutoConfig`` and ``AutoModel``."""
-    AutoConfig.register("metalm-dual-encoder", DualEncoderConfig, exist_ok=True)
+    AutoConfig.register(DualEncoderConfig.model_type, DualEncoderConfig, exist_ok=True)
     AutoModel.register(DualEncoderConfig, DualEncoder, exist_ok=True)

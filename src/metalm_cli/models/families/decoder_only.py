@@ -177,7 +177,7 @@ def load_docked_encoder(
         name: Name of the encoder.
         options: Its options.
         loader: Loader of parts.
-        decoder_tokenizer: Tokenizer of the decoder; None: there is no decoder.
+        decoder_tokenizer: Tokenizer of the decoder; None for a model without a decoder.
 
     Returns:
         The encoder, its processor, and how it is docked, as the model's config records it.

@@ -150,10 +150,10 @@ def _token_lines(plan: RunPlan) -> Table:
 
 def _sampled(plan: RunPlan) -> str:
     stats = plan.sample_stats
-    documents = f"{stats.sampled:,} {plan.unit}{'s' if stats.sampled != 1 else ''}"
+    documents = counted(stats.sampled, plan.unit)
     if plan.packing:
         return f"from a sample of {documents}"
-    return f"from a sample of {documents} in {stats.rows:,} row{'s' if stats.rows != 1 else ''}"
+    return f"from a sample of {documents} in {counted(stats.rows, 'row')}"
 
 
 def _sources(plan: RunPlan) -> Table:
@@ -205,7 +205,8 @@ def _validation(plan: RunPlan) -> str:
     origin = f"of {', '.join(validation.sources)}" if validation.sources else "held out"
     if plan.unit == "example":
         examples = counted(validation.documents, "example")
-        return f"{examples}, up to {validation.windows:,} per task; loss is the mean over clusters"
+        loss = "of all pairs as one batch" if validation.objective == "contrastive" else "is the mean over clusters"
+        return f"{examples}, up to {validation.windows:,} per task; loss {loss}"
     if validation.windows is None:
         return f"up to {validation.documents:,} documents {origin}"
     return f"{counted(validation.documents, 'document')} {origin}, in {counted(validation.windows, 'window')}"

@@ -149,7 +149,7 @@ def make_task_plan(
         sources=sources,
         sample_stats=sample_stats,
         batch_shape=batch_shape,
-        validation=ValidationPlan(validation[0], validation[1], "answers", ()),
+        validation=ValidationPlan(validation[0], validation[1], recipe.objective.name, ()),
         memory=estimate_memory(recipe, assembly, {}, num_processes, shards),
         precision=train.precision,
         device=str(device),
@@ -160,7 +160,9 @@ def make_task_plan(
             *_notes(recipe, corpus, selection, sample_stats, packing, sources, validation),
         ),
         unit="example",
-        packing=describe_packing(packing, rows, len(sessions)),
+        packing="all pairs of a step in one pass"
+        if isinstance(recipe.objective, Contrastive)
+        else describe_packing(packing, rows, len(sessions)),
     )
 
 

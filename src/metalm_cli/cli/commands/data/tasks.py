@@ -310,7 +310,17 @@ def _read_rows(file: Path) -> tuple[list[Any], str]:
     table, _ = open_table(file, cache_folder(), roles["train"])
     has_splits = file.is_dir() and not is_saved_dataset(file) and roles["validation"] != roles["train"]
     splits = ", ".join(f"{role}: {split}" for role, split in roles.items()) if has_splits else "train: rows"
-    return [table.load(row) for row in range(table.rows)], splits
+    return [_without_bytes(table.load(row)) for row in range(table.rows)], splits
+
+
+def _without_bytes(row: Any) -> Any:
+    """Return a row whose images have no content, of which a card needs none."""
+    if not isinstance(row, dict):
+        return row
+    return {
+        name: {**value, "bytes": b""} if isinstance(value, dict) and isinstance(value.get("bytes"), bytes) else value
+        for name, value in row.items()
+    }
 
 
 def _relative_path(file: Path, out: Path) -> str:
